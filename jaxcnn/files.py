@@ -1,0 +1,106 @@
+"""Writing that is whole or not at all, and safetensors files that are checked before they count."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxcnn.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it at the end; after an error neither it nor a change is left.
+
+    UserError where the directory cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as problem:
+        raise UserError(
+            f"cannot write ({problem.strerror or problem})", path, "free space or choose another directory"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file or none."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def flat_names(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their paths: `conv1/kernel`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and contents."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        sha.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        sha.update(array.view(np.uint8).data if array.ndim else array.tobytes())
+    return sha.hexdigest()
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, read it back and compare, and only then let it take its name.
+
+    safetensors' numpy writer silently corrupts arrays that are not C-contiguous (its issue 826): all are made so first.
+    """
+    whole = {name: np.require(array, requirements="C") for name, array in arrays.items()}
+    expected = digest(whole)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(safetensors.numpy.save(whole, {**metadata, "sha256": expected}))
+        if digest(read_arrays(temporary)[0]) != expected:
+            raise UserError("what was written reads back otherwise", path, "check the disk, then try again")
+
+
+def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """Arrays and metadata of a safetensors file; UserError where it is damaged or its checksum wrong."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError, AttributeError) as problem:
+        raise UserError(
+            f"not a readable safetensors file ({problem})", path, "name another file, or write this one anew"
+        ) from None
+    if "sha256" in metadata and metadata["sha256"] != digest(arrays):
+        raise UserError("damaged: its contents do not match its checksum", path, "use another copy")
+    return arrays, metadata
+
+
+def read_json_lines(path: Path, keep: Callable[[dict[str, float]], bool] = lambda _: True) -> list[dict[str, float]]:
+    """The lines of a JSON-lines file that are whole objects and wanted, not the half one that a killed run leaves."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and keep(line):
+            lines.append(line)
+    return lines

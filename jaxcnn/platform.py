@@ -1,0 +1,50 @@
+"""Picks cpu, gpu or tpu before JAX starts, and says what it got: what was asked for and is absent is an error."""
+
+import os
+import re
+
+import jax
+
+from jaxcnn.errors import UserError
+
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # our name: JAX's
+INSTALL = {
+    "gpu": "on a machine with an NVIDIA GPU `make setup EXTRA=cuda`, or pip install 'jax[cuda12]', then `nvidia-smi` "
+    "should list it; or leave --platform out",
+    "tpu": "on a TPU machine `make setup EXTRA=tpu`, or pip install 'jax[tpu]'; or leave --platform out",
+    "cpu": "unset JAX_PLATFORMS",
+}
+
+
+def start(platform: str | None, cpu_devices: int = 1) -> list[jax.Device]:
+    """Start JAX on a platform, or on the best that there is where it is None; its devices.
+
+    platform: `cpu`, `gpu` or `tpu`.  cpu_devices: how many virtual devices to make of the CPU.
+    UserError where the platform is absent: jax alone would go on with another, or end in a traceback (jax#17624).
+    """
+    # Read by JAX when it starts. A GPU's memory is shared with PyTorch in the parity chain, and runs must repeat.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_gpu_deterministic_ops" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    jax.config.update("jax_num_cpu_devices", cpu_devices)
+    if platform is not None:
+        jax.config.update("jax_platforms", PLATFORMS[platform])
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as problem:
+        reason = re.split(r"[\n:]", str(problem))[0]
+        asked = platform or os.environ.get("JAX_PLATFORMS", "?")
+        raise UserError(
+            f"JAX has no {asked} here ({reason})",
+            f"--platform {asked}" if platform else "JAX_PLATFORMS",
+            INSTALL.get(asked, "unset JAX_PLATFORMS"),
+        ) from None
+
+
+def describe(devices: list[jax.Device], precision: str) -> str:
+    """One line: devices, versions, and how float32 products are computed."""
+    name = "gpu" if devices[0].platform == "cuda" else devices[0].platform
+    count = f"{len(devices)} x " if len(devices) > 1 else ""
+    tf32 = "float32 (TF32 off)" if precision == "float32" else f"{precision}, parameters float32"
+    return f"{count}{name} ({devices[0].device_kind}), jax {jax.__version__}, {tf32}"

@@ -1,0 +1,82 @@
+"""JAX as strict as it goes, on four virtual CPU devices, before any test imports the package."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+from jaxcnn.config import DEFAULTS, Config
+from jaxcnn.data import Dataset, Split
+from jaxcnn.train import Arrays, create_state, network, sgd
+
+ROOT = Path(__file__).parent.parent
+
+# A first example compiles, so it takes as long as it takes; what failed once is printed, not kept in a folder.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=25, derandomize=True, database=None)
+hypothesis.settings.load_profile("suite")
+
+
+def small_split(name: str, images: int, seed: int) -> Split:
+    """Random images with a bright bar at the height of their class, so that a few steps learn something."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 10, images, dtype=np.uint8)
+    pixels = rng.integers(0, 60, (images, 32, 32, 3), dtype=np.uint8)
+    for image, label in zip(pixels, labels, strict=True):
+        image[3 * label : 3 * label + 3] = 250
+    return Split(name, pixels, labels)
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    """70 training images, so that the last of three batches of 32 holds 6, and 50 test images."""
+    names = tuple(f"class {i}" for i in range(10))
+    return Dataset("digits", names, small_split("train", 70, 0), small_split("test", 50, 1))
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    """The network at a width that compiles and trains in a moment."""
+    return dataclasses.replace(DEFAULTS["digits"], epochs=2, channels=4, hidden=16)
+
+
+@pytest.fixture
+def training(dataset: Dataset, config: Config):
+    """Model, optimizer, initial state, data on the device."""
+    model, optimizer = network(config), sgd(0.05, 0.9)
+    data = Arrays(jax.numpy.asarray(dataset.train.images), jax.numpy.asarray(dataset.train.labels))
+    return model, optimizer, create_state(model, optimizer, seed=0), data
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run one of the scripts in a process of its own, as a user would, in an empty directory and an empty home."""
+
+    def run(name: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "TFDS_", "PYTEST"))}
+        home = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home/cache")}
+        return subprocess.run(
+            [sys.executable, "-W", "error", ROOT / "scripts" / f"{name}.py", *map(str, arguments)],
+            cwd=tmp_path, env={**clean, **home, **environment}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    return run
+
+
+def assert_trees_equal(a, b) -> None:
+    """Bit for bit, structure included."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))

@@ -1,0 +1,174 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcnn import train
+from jaxcnn.model import scale_pixels
+from jaxcnn.train import Arrays, Batch
+from tests.conftest import assert_trees_equal
+
+SEED = jnp.uint32(0)
+
+
+def steps(training, count, batch_size=32, state=None, **more):
+    model, optimizer, initial, data = training
+    state = jax.tree.map(jnp.copy, initial if state is None else state)
+    return train.train_steps(model, optimizer, state, data, SEED, jnp.int32(count), batch_size=batch_size, **more)
+
+
+def test_a_step_is_plain_gradient_descent_on_the_mean_loss(training):
+    model, optimizer, state, data = training
+    order = train.epoch_order(SEED, 0, 70)
+    images, labels = data.images[order[:32]], data.labels[order[:32]]
+    key = train.random_stream(SEED, train.DROPOUT, 0)
+
+    def mean_loss(params):
+        logits = model.apply({"params": params}, scale_pixels(images), key)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels.astype(int)).mean()
+
+    loss, gradients = jax.value_and_grad(mean_loss)(state.params)
+    after = steps(training, 1)
+    expected = jax.tree.map(lambda p, g: p - 0.05 * g, state.params, gradients)
+    for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(after.loss_sum, 32 * loss, rtol=1e-6)
+
+
+def test_many_steps_to_a_dispatch_are_the_same_steps(training):
+    one_by_one = steps(training, 1)
+    for _ in range(2):
+        one_by_one = steps(training, 1, state=one_by_one)
+    assert_trees_equal(one_by_one, steps(training, 3))
+    assert int(one_by_one.step) == 3
+
+
+def test_what_fills_up_the_last_batch_has_no_part_in_it(training):
+    """The third step's mean is over its own 6 images: the same as a batch of only those."""
+    model, optimizer, _, data = training
+    before = steps(training, 2)
+    order = train.epoch_order(SEED, 0, 70)[64:]
+    own = Batch(data.images[order], data.labels[order], jnp.ones(6, bool))
+    expected = train.train_step(model, optimizer, before, own, SEED)
+    after = steps(training, 1, state=before)
+    assert np.isfinite(after.loss_sum)
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 70, 100])
+def test_every_image_once_an_epoch(batch_size):
+    images = jnp.arange(70, dtype=jnp.uint8)
+    data, seen = Arrays(images.reshape(70, 1, 1, 1), images), []
+    order = train.epoch_order(5, 3, 70)
+    for position in range(train.steps_per_epoch(70, batch_size)):
+        batch = train.take_batch(data, order, jnp.uint32(position), batch_size)
+        np.testing.assert_array_equal(batch.images[:, 0, 0, 0], batch.labels)
+        seen += np.asarray(batch.labels)[np.asarray(batch.real)].tolist()
+    assert sorted(seen) == list(range(70))
+
+
+def test_epochs_and_seeds_are_shuffled_unlike_and_the_same_with_x64():
+    orders = {(seed, epoch): np.asarray(train.epoch_order(seed, epoch, 70)) for seed in (0, 1) for epoch in (0, 1)}
+    assert len({order.tobytes() for order in orders.values()}) == 4
+    with jax.enable_x64(True):
+        for (seed, epoch), order in orders.items():
+            np.testing.assert_array_equal(train.epoch_order(seed, epoch, 70), order)
+
+
+def test_sums_begin_anew_with_each_epoch(training):
+    first = steps(training, 3)
+    second = steps(training, 1, state=first)
+    assert 0 < float(second.loss_sum) < float(first.loss_sum)
+    assert int(second.correct) <= 32
+
+
+def test_training_learns(training):
+    losses = []
+    state = None
+    for _ in range(12):
+        state = steps(training, 3, state=state)
+        losses.append(float(state.loss_sum) / 70)
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_a_loss_that_is_not_finite_ends_the_loop_at_its_step(training):
+    model, optimizer, state, data = training
+    broken = jax.tree.map(lambda p: p * jnp.inf, state.params)
+    after = steps(training, 3, state=state._replace(params=broken))
+    assert int(after.step) == 1
+    assert not np.isfinite(after.loss_sum)
+
+
+def test_nothing_is_transferred_inside_a_dispatch(training):
+    model, optimizer, state, data = training
+    count = jnp.int32(3)
+    with jax.transfer_guard("disallow"):
+        after = train.train_steps(model, optimizer, state, data, SEED, count, batch_size=32)
+    assert int(after.step) == 3
+    with pytest.raises(RuntimeError, match=r"[Dd]isallowed"), jax.transfer_guard("disallow"):
+        train.train_steps(model, optimizer, after, data, SEED, 3, batch_size=32)
+
+
+def primitives(jaxpr) -> set[str]:
+    names = set()
+    for equation in jaxpr.eqns:
+        names.add(equation.primitive.name)
+        for parameter in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "jaxpr") or hasattr(p, "eqns")):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                names |= primitives(inner)
+    return names
+
+
+def test_a_dispatch_calls_nothing_back(training):
+    model, optimizer, state, data = training
+    traced = train.train_steps.trace(model, optimizer, state, data, SEED, jnp.int32(3), batch_size=32)
+    names = primitives(traced.jaxpr.jaxpr)
+    assert {"while", "conv_general_dilated"} <= names
+    assert not {name for name in names if "callback" in name or "infeed" in name or "outfeed" in name}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_epoch_lowers_for_other_platforms_with_stock_convolutions(training, platform):
+    model, optimizer, state, data = training
+    exported = jax.export.export(train.train_steps, platforms=[platform])(
+        model, optimizer, state, data, SEED, jnp.int32(3), batch_size=32
+    )
+    text = exported.mlir_module()
+    # forward twice, conv2's input gradient, both kernel gradients
+    assert text.count("stablehlo.convolution") == 5
+
+
+def test_predictions_do_not_depend_on_the_batch(training, dataset):
+    model, _, state, _ = training
+    images = jnp.asarray(dataset.test.images)
+    alone = train.predict_logits(model, state.params, images, batch_size=1)
+    for batch_size in (7, 50, 128):
+        found = train.predict_logits(model, state.params, images, batch_size=batch_size)
+        np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-6)
+        assert found.shape == (50, 10)
+
+
+def test_metrics():
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.6, 0.2, 0.2]]))
+    loss, accuracy = train.metrics(logits, jnp.array([0, 1, 0, 0], jnp.uint8))
+    np.testing.assert_allclose(loss, -np.log([0.5, 0.8, 0.2, 0.6]).mean(), rtol=1e-6)
+    assert float(accuracy) == 0.75
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_sgd_is_its_formula(momentum, weight_decay):
+    optimizer = train.sgd(0.5, momentum, False, weight_decay)
+    p = jnp.array(2.0)
+    state = optimizer.init(p)
+    velocity = 0.0
+    expected = 2.0
+    for g in (1.0, -3.0):
+        updates, state = optimizer.update(jnp.array(g), state, p)
+        p = optax.apply_updates(p, updates)
+        velocity = momentum * velocity + g + weight_decay * expected
+        expected -= 0.5 * velocity
+        np.testing.assert_allclose(p, expected, rtol=1e-6)
