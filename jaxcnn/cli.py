@@ -39,6 +39,22 @@ class ArgumentParser(argparse.ArgumentParser):
         return f"; did you mean {near[0]}?" if near else ""
 
 
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """`--dataset` and `--data-dir`, of the commands that look at images with given weights."""
+    help_dataset = "cifar10 or digits (default: what the weights were trained on, else cifar10)"
+    parser.add_argument("--dataset", choices=["cifar10", "digits"], help=help_dataset)
+    add_data_dir(parser)
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """`--data-dir`."""
+    help_data_dir = (
+        "where CIFAR-10 lies, in any form that prepare_data.py takes "
+        "(default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)"
+    )
+    parser.add_argument("--data-dir", metavar="D", help=help_data_dir)
+
+
 def positive_int(text: str) -> int:
     """An argparse type: an integer of at least 1 that fits 32 bits."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:

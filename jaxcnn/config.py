@@ -76,3 +76,17 @@ def _is_a(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, int | float) and 0 <= value < 1e9
     return isinstance(value, kind)
+
+
+FIXED = ("dataset", "batch_size", "precision", "seed", "channels", "hidden", "init", "momentum")
+
+
+def resumed(config: Config, given: dict[str, Any]) -> Config:
+    """A run's configuration with what may change while it goes on; UserError naming what may not."""
+    for name in FIXED:
+        if name in given and given[name] != getattr(config, name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"the run has {name} {getattr(config, name)}, not {given[name]}", flag, "leave it out, or train anew"
+            )
+    return dataclasses.replace(config, **given)

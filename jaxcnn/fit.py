@@ -1,6 +1,5 @@
 """The loop around `train`: epochs, the run directory, checkpoints, progress, signals. All side effects are here."""
 
-import dataclasses
 import json
 import signal
 import sys
@@ -10,22 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from jaxcnn import checkpoints, figures, files, sharding, train
-from jaxcnn.config import Config, to_json
+from jaxcnn.config import Config
 from jaxcnn.data import Dataset, Split
-from jaxcnn.errors import UserError
-from jaxcnn.model import CNN, Params
+from jaxcnn.model import CNN, Params, parameter_count
+from jaxcnn.run_directory import RunDirectory
 from jaxcnn.train import Arrays, TrainState
-from jaxcnn.weights import FILE as WEIGHTS
 from jaxcnn.weights import Weights, save_weights
 
 TICK_SECONDS = 0.5  # between two looks at the clock and the signals: a step is never longer to wait for than that
@@ -44,82 +41,6 @@ class Interrupted(Exception):
 
 class Diverged(Exception):
     """The loss is NaN or infinite. The last good state is in the newest checkpoint."""
-
-
-@dataclass(frozen=True)
-class RunDirectory:
-    """What a run leaves behind."""
-
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """The configuration, JSON."""
-        return self.path / "config.json"
-
-    @property
-    def metrics(self) -> Path:
-        """A line of JSON an epoch."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Training states."""
-        return self.path / "checkpoints"
-
-    @property
-    def weights(self) -> Path:
-        """The parameters after the last whole epoch."""
-        return self.path / WEIGHTS
-
-    @property
-    def curves(self) -> Path:
-        """Loss and accuracy over the epochs, a picture."""
-        return self.path / "curves.png"
-
-    def exists(self) -> bool:
-        """Whether there is a run here."""
-        return self.config.exists()
-
-    def create(self, config: Config) -> None:
-        """Make the directory of a new run; UserError where something else is there."""
-        if self.exists():
-            raise UserError("there is a run already", self.path, "go on with --resume, or choose another --out")
-        try:
-            if self.path.exists() and any(p.name != ".lock" for p in self.path.iterdir()):
-                raise UserError("this directory is not empty and not a run", self.path, "choose another --out")
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise UserError(f"cannot make a run here ({problem.strerror})", self.path, "choose another --out") from None
-        files.write_text(self.config, to_json(config))
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory; UserError where another training has it."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(self.path / ".lock", timeout=0):
-                yield
-        except filelock.Timeout:
-            raise UserError(
-                "another training is writing here", self.path, "wait for it, or choose another --out"
-            ) from None
-        except OSError as problem:
-            raise UserError(f"cannot write here ({problem.strerror})", self.path, "choose another --out") from None
-
-
-FIXED = ("dataset", "batch_size", "precision", "seed", "channels", "hidden", "init", "momentum")
-
-
-def resumed(config: Config, given: dict[str, Any]) -> Config:
-    """A run's configuration with what may change while it goes on; UserError naming what may not."""
-    for name in FIXED:
-        if name in given and given[name] != getattr(config, name):
-            flag = "--" + name.replace("_", "-")
-            raise UserError(
-                f"the run has {name} {getattr(config, name)}, not {given[name]}", flag, "leave it out, or train anew"
-            )
-    return dataclasses.replace(config, **given)
 
 
 @contextmanager
@@ -176,9 +97,9 @@ class Trainer:
     config: Config
     model: CNN
     optimizer: optax.GradientTransformation
-    mesh: jax.sharding.Mesh
+    mesh: Mesh
     data: Arrays
-    test: Split
+    test: Arrays
     seed: jax.Array
 
     @property
@@ -199,21 +120,26 @@ class Trainer:
         return min((step - epoch * self.per_epoch) * self.config.batch_size, len(self.data.images))
 
 
-def make_trainer(config: Config, dataset: Dataset, devices: list[jax.Device]) -> Trainer:
+def on_device(split: Split) -> Arrays:
+    """A split as JAX arrays."""
+    return Arrays(jnp.asarray(split.images), jnp.asarray(split.labels))
+
+
+def make_trainer(config: Config, dataset: Dataset, mesh: Mesh) -> Trainer:
     """Put the training data on the devices and compile the step."""
-    mesh = sharding.make_mesh(devices, config.batch_size)
-    data = sharding.replicate(Arrays(dataset.train.images, dataset.train.labels), mesh)
+    data = sharding.replicate(on_device(dataset.train), mesh)
+    test = sharding.replicate(on_device(dataset.test), mesh)
     model = train.network(config, len(dataset.class_names))
     optimizer = train.sgd(config.learning_rate, config.momentum)
     seed = sharding.replicate(jnp.uint32(config.seed), mesh)
-    return Trainer(config, model, optimizer, mesh, data, dataset.test, seed)
+    return Trainer(config, model, optimizer, mesh, data, test, seed)
 
 
 def fit(
     config: Config,
     dataset: Dataset,
     out: Path,
-    devices: list[jax.Device],
+    mesh: Mesh,
     *,
     params: Params | None = None,
     say: Callable[[str], None] = print,
@@ -225,7 +151,7 @@ def fit(
     Interrupted after a signal, the state being saved; Diverged where the loss is not finite; UserError otherwise.
     """
     run = RunDirectory(out)
-    trainer = make_trainer(config, dataset, devices)
+    trainer = make_trainer(config, dataset, mesh)
     initial = train.create_state(trainer.model, trainer.optimizer, config.seed)
     if params is not None:
         initial = train.with_params(trainer.optimizer, params)
@@ -239,6 +165,10 @@ def fit(
     files.write_text(run.metrics, "".join(json.dumps(line) + "\n" for line in history))
     state = sharding.replicate(state, trainer.mesh)
     seconds = float(known["seconds"])
+    say(f"{parameter_count(state.params):,} parameters, {trainer.per_epoch:,} steps an epoch")
+    if len(history) >= config.epochs:
+        say(f"already trained for {len(history)} epochs; --epochs {len(history) + 1} or more goes on")
+        return history
     with stop_asked() as asked:
         start = time.monotonic()
         state = trainer.steps(state, 0)
@@ -257,9 +187,7 @@ def _train_epoch(
     """Train to the end of epoch number `epoch` from 0, checkpoints on the way; the state, and the seconds it took."""
     end = (epoch + 1) * trainer.per_epoch
     step, count, saved = int(state.step), 1, time.monotonic()
-    progress = Progress(
-        epoch + 1, trainer.config.epochs, len(trainer.data.images), trainer.images_done(epoch, step)
-    )
+    progress = Progress(epoch + 1, trainer.config.epochs, len(trainer.data.images), trainer.images_done(epoch, step))
     while step < end:
         start = time.monotonic()
         state = trainer.steps(state, min(count, end - step))

@@ -11,15 +11,17 @@ from jaxcnn.errors import UserError
 AXIS = "batch"
 
 
-def make_mesh(devices: list[jax.Device], batch_size: int) -> Mesh:
-    """A mesh over devices that divide the batch; UserError offering the nearest batch sizes where they do not."""
-    if batch_size % len(devices):
-        low = batch_size // len(devices) * len(devices)
-        near = " or ".join(str(size) for size in (low, low + len(devices)) if size)
+def make_mesh(devices: list[jax.Device], count: int, batch_size: int) -> Mesh:
+    """A mesh over the first `count` devices; UserError where they are too few, or do not divide the batch."""
+    if count > len(devices):
+        raise UserError(f"{count} devices asked for, {len(devices)} there", "--devices", "ask for fewer")
+    if batch_size % count:
+        low = batch_size // count * count
+        near = " or ".join(str(size) for size in (low, low + count) if size)
         raise UserError(
-            f"a batch of {batch_size} does not divide among {len(devices)} devices", "--batch-size", f"take {near}"
+            f"a batch of {batch_size} does not divide among {count} devices", "--batch-size", f"take {near}"
         )
-    return Mesh(np.array(devices), (AXIS,))
+    return Mesh(np.array(devices[:count]), (AXIS,))
 
 
 def divided(mesh: Mesh) -> NamedSharding:

@@ -69,11 +69,11 @@ def known_of(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str | None]:
 def checked_params(arrays: Mapping[tuple[str, ...], np.ndarray], where: object) -> Params:
     """Arrays named (layer, kind) as parameters; UserError naming the first entry that does not fit."""
     widths = {}
-    for name, axes in {("conv1", "kernel"): 4, ("fc4", "kernel"): 2}.items():
-        if name not in arrays or arrays[name].ndim != axes:
-            raise UserError(f"no {'/'.join(name)} with {axes} axes", where, "name the weights of this network")
-        widths[name] = arrays[name].shape
-    model = model_for(unflatten_dict({name: arrays[name] for name in widths}))
+    for key, axes in {("conv1", "kernel"): 4, ("fc4", "kernel"): 2}.items():
+        if key not in arrays or arrays[key].ndim != axes:
+            raise UserError(f"no {'/'.join(key)} with {axes} axes", where, "name the weights of this network")
+        widths[key] = arrays[key]
+    model = model_for(unflatten_dict(widths))
     expected = files.flat_names(jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0)))
     found = {"/".join(name): array for name, array in arrays.items()}
     for name in {**expected, **found}:

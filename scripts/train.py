@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
+from jax.sharding import Mesh
 
-from jaxcnn import cli, data, files, fit, model, platform, weights
-from jaxcnn.config import DEFAULTS, Config, read_config, to_json
-from jaxcnn.errors import UserError
+from jaxcnn import cli, data, files, fit, model, platform, sharding, weights
+from jaxcnn.config import DEFAULTS, Config, read_config, resumed, to_json
+from jaxcnn.run_directory import RunDirectory
 
 EXAMPLES = """examples:
   python scripts/train.py --dataset digits                 a minute, nothing to download
@@ -29,8 +29,7 @@ def parser() -> cli.ArgumentParser:
     add = parser.add_argument
     add("--platform", choices=platform.PLATFORMS, help="what to run on; without it, the best that JAX finds")
     add("--dataset", choices=DEFAULTS, help="cifar10 (default), or the embedded digits: 1,797 real ones, no download")
-    add("--data-dir", metavar="D", help="where CIFAR-10 lies, in any form that prepare_data.py takes "
-        "(default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)")  # fmt: skip
+    cli.add_data_dir(parser)
     add(
         "--epochs",
         type=cli.positive_int,
@@ -54,50 +53,56 @@ def parser() -> cli.ArgumentParser:
     return parser
 
 
-def configuration(given: dict[str, Any], out: Path, resume: bool) -> Config:
+def configuration(given: dict[str, Any], run: RunDirectory, resume: bool) -> Config:
     """The run's configuration: the resumed run's or the data set's default, with what was given in its place."""
-    if not resume:
-        return dataclasses.replace(DEFAULTS[given.get("dataset", "cifar10")], **given)
-    return fit.resumed(read_config(out / "config.json"), given)
+    if "data_dir" in given and "://" not in given["data_dir"]:
+        given["data_dir"] = str(Path(given["data_dir"]).expanduser().absolute())
+    if resume:
+        return resumed(read_config(run.config), given)
+    return dataclasses.replace(DEFAULTS[given.get("dataset", "cifar10")], **given)
 
 
 def main() -> int:
-    """Parse, train, say where things lie; the exit status."""
+    """Parse, start JAX, load, train; the exit status."""
     arguments = vars(parser().parse_args())
     out, resume = arguments.pop("out"), arguments.pop("resume")
     chosen, count = arguments.pop("platform"), arguments.pop("devices")
-    out = out or Path("runs") / (arguments["dataset"] or "cifar10")
+    run = RunDirectory(out or Path("runs") / (arguments["dataset"] or "cifar10"))
     given = {name: value for name, value in arguments.items() if value is not None}
-    config = configuration(given, out, resume)
-    devices = platform.start(chosen, cpu_devices=count)[:count]
-    if len(devices) < count:
-        raise UserError(f"{count} devices asked for, {len(devices)} there", "--devices", "ask for fewer")
-    print(platform.describe(devices, config.precision))
-    run = fit.RunDirectory(out)
+    if not resume:
+        run.check_free()
+    config = configuration(given, run, resume)
+    devices = platform.start(chosen, cpu_devices=count)
+    mesh = sharding.make_mesh(devices, count, config.batch_size)
+    params = None
+    if config.init and not resume:
+        params = weights.load(config.init).params
+        network = model.model_for(params)
+        config = dataclasses.replace(config, channels=network.channels, hidden=network.hidden)
+    print(platform.describe(devices[:count], config.precision))
     dataset = data.load(config.dataset, config.data_dir)
-    params = weights.load(config.init).params if config.init and not resume else None
+    print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images", flush=True)
     with run.locked():
-        if not resume:
-            run.create(config)
-        else:
+        if resume:
             files.write_text(run.config, to_json(config))
-        return train(config, dataset, run, devices, params)
+        else:
+            run.create(config)
+        return train(config, dataset, run, mesh, params)
 
 
 def train(
-    config: Config, dataset: data.Dataset, run: fit.RunDirectory, devices: list[jax.Device], params: model.Params | None
-) -> int:
+    config: Config, dataset: data.Dataset, run: RunDirectory, mesh: Mesh, params: model.Params | None
+) -> int:  # fmt: skip
     """Train in a run directory that is held, and say how it ended; the exit status."""
-    print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images", flush=True)
     try:
-        history = fit.fit(config, dataset, run.path, devices, params=params)
+        history = fit.fit(config, dataset, run.path, mesh, params=params)
     except fit.Interrupted as stop:
         name = signal.Signals(stop.signum).name
         print(f"{name}: saved; go on with: python scripts/train.py --resume --out {run.path}", file=sys.stderr)
         return 128 + stop.signum
     except fit.Diverged as problem:
-        print(f"error: {problem}: {run.path}; the state before is in {run.checkpoints}, "
-            "try a lower --learning-rate", file=sys.stderr)  # fmt: skip
+        todo = "the state before it is the newest checkpoint, try a lower --learning-rate"
+        print(f"error: {problem}: {run.path}; {todo}", file=sys.stderr)
         return 1
     print(f"trained {len(history)} epochs: test accuracy {history[-1]['test_accuracy']:.2%}")
     for what, path in {"run": run.path, "curves": run.curves, "weights": run.weights}.items():

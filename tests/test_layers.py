@@ -55,15 +55,15 @@ def test_convolution_as_flax_calls_it(strides, lhs, rhs, groups, padding):
     x, kernel = draws(1, (2, 7, 8, 4), (3, 3, 4 // groups, 6))
     arguments = (strides, padding, lhs, rhs, lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)), groups)
     found = value_and_gradients(lambda x, k: layers.conv_general_dilated(x, k, *arguments), x, kernel)
-    assert_close(found, value_and_gradients(lambda x, k: lax.conv_general_dilated(x, k, *arguments), x, kernel), **FLOAT32)
+    assert_close(
+        found, value_and_gradients(lambda x, k: lax.conv_general_dilated(x, k, *arguments), x, kernel), **FLOAT32
+    )
 
 
 def test_convolution_gradient_is_numerical_gradient():
     with jax.enable_x64(True):
         x, kernel = draws(2, (2, 5, 4, 3), (3, 3, 3, 4), dtype=jnp.float64)
-        check_grads(
-            lambda x, k: layers.conv2d(x, k, ((1, 1), (1, 1))), (x, kernel), order=1, modes=["rev"], rtol=1e-7
-        )
+        check_grads(lambda x, k: layers.conv2d(x, k, ((1, 1), (1, 1))), (x, kernel), order=1, modes=["rev"], rtol=1e-7)
 
 
 def stock_max_pool(x):

@@ -1,0 +1,75 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+
+def test_train_then_evaluate(script, tmp_path):
+    """The commands as a newcomer gives them, with the whole network and few steps."""
+    trained = script("train", "--dataset", "digits", "--epochs", 1, "--batch-size", 256, "--platform", "cpu")
+    assert trained.returncode == 0, trained.stderr
+    accuracy = re.search(r"test accuracy +([\d.]+)%", trained.stdout)[1]
+    for word in ("cpu", "float32 (TF32 off)", "4,210,090", "runs/digits/curves.png", "runs/digits/weights.safetensors"):
+        assert word in trained.stdout
+
+    again = script("train", "--dataset", "digits", "--resume")
+    assert again.returncode == 0
+    assert "already" in again.stdout
+
+    for weights in ("runs/digits", "runs/digits/weights.safetensors"):
+        result = script("evaluate", weights, "--json", "result.json", "--logits", "logits.npz")
+        assert result.returncode == 0, result.stderr
+        assert f"test accuracy {accuracy}%" in result.stdout
+        stored = np.load(tmp_path / "logits.npz")
+        found = json.loads((tmp_path / "result.json").read_text())
+        assert (stored["logits"].argmax(1) == stored["labels"]).mean() == found["test_accuracy"]
+        assert stored["ids"][0] == "test_00000"
+        assert stored["logits"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--platform", "gpu"], ["no gpu", "make setup EXTRA=cuda"]),
+        (["--platform", "tpu"], ["no tpu", "make setup EXTRA=tpu"]),
+        (["--platform", "npu"], ["--platform", "npu"]),
+        (["--epoch", "3"], ["--epoch", "did you mean --epochs?"]),
+        (["--epochs", "0"], ["--epochs", "'0'"]),
+        (["--epochs", "1.5"], ["--epochs"]),
+        (["--learning-rate", "nan"], ["--learning-rate", "'nan'"]),
+        (["--momentum", "1.5"], ["--momentum", "1.5"]),
+        (["--seed", "-1"], ["--seed"]),
+        (["--seed", "4294967296"], ["--seed"]),
+        (["--batch-size", "7", "--devices", "2"], ["--batch-size", "6 or 8"]),
+        (["--resume"], ["runs/digits"]),
+        (["--init", "absent.safetensors"], ["absent.safetensors"]),
+        (["--out", "."], ["--out"]),
+    ],
+)
+def test_bad_usage_is_one_line_and_leaves_nothing(script, tmp_path, arguments, words):
+    (tmp_path / "mine.txt").write_text("mine")
+    result = script("train", "--dataset", "digits", *arguments)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
+    assert [p.name for p in tmp_path.iterdir() if p.name != "home"] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_help_teaches(script, name):
+    result = script(name, "--help")
+    assert result.returncode == 0
+    assert "examples:" in result.stdout
+
+
+@pytest.mark.parametrize("weights", ["absent", "empty.safetensors", "."])
+def test_weights_that_cannot_be_read(script, tmp_path, weights):
+    (tmp_path / "empty.safetensors").touch()
+    result = script("evaluate", weights)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert weights in result.stderr
