@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,9 @@ def flat_names(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of names, types, shapes and contents."""
-    sha = hashlib.sha256()
+def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
+    """SHA-256 of names, types, shapes and contents, and of the metadata."""
+    sha = hashlib.sha256(json.dumps(metadata or {}, sort_keys=True).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         sha.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
@@ -71,36 +71,42 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[
     safetensors' numpy writer silently corrupts arrays that are not C-contiguous (its issue 826): all are made so first.
     """
     whole = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    expected = digest(whole)
+    expected = digest(whole, metadata)
     with written_whole(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(whole, {**metadata, "sha256": expected}))
-        if digest(read_arrays(temporary)[0]) != expected:
+        if digest(*read_arrays(temporary)) != expected:
             raise UserError("what was written reads back otherwise", path, "check the disk, then try again")
 
 
 def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """Arrays and metadata of a safetensors file; UserError where it is damaged or its checksum wrong."""
+    """Arrays and metadata of a safetensors file; UserError where it is damaged or not as its checksum says."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
+            metadata = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, safetensors.SafetensorError, ValueError, TypeError, AttributeError) as problem:
         raise UserError(
             f"not a readable safetensors file ({problem})", path, "name another file, or write this one anew"
         ) from None
-    if "sha256" in metadata and metadata["sha256"] != digest(arrays):
+    expected = metadata.pop("sha256", None)
+    if expected and expected != digest(arrays, metadata):
         raise UserError("damaged: its contents do not match its checksum", path, "use another copy")
     return arrays, metadata
 
 
-def read_json_lines(path: Path, keep: Callable[[dict[str, float]], bool] = lambda _: True) -> list[dict[str, float]]:
-    """The lines of a JSON-lines file that are whole objects and wanted, not the half one that a killed run leaves."""
+def write_json_lines(path: Path, lines: Iterable[Mapping[str, float]]) -> None:
+    """Write a whole JSON-lines file or none."""
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read_json_lines(path: Path) -> list[dict[str, float]]:
+    """The lines that are objects of numbers, not the half line that a killed run leaves, nor anything else."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict) and keep(line):
+        if isinstance(line, dict) and all(isinstance(v, int | float) and abs(v) < 1e300 for v in line.values()):
             lines.append(line)
     return lines

@@ -1,8 +1,9 @@
 """The loop around `train`: epochs, the run directory, checkpoints, progress, signals. All side effects are here."""
 
-import json
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ TICK_SECONDS = 0.5  # between two looks at the clock and the signals: a step is 
 LOG_SECONDS = 10.0  # between two lines in a log
 
 Metrics = dict[str, float]
+METRICS = {"epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"}  # what `curves` draws
 
 
 class Interrupted(Exception):
@@ -52,8 +54,10 @@ def stop_asked() -> Iterator[Callable[[], int | None]]:
         if came and signum == signal.SIGINT:
             raise KeyboardInterrupt
         came.append(signum)
+        os.write(2, b"\nstopping after this step, and saving; Ctrl-C again stops at once\n")
 
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set a handler
+    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM) if main}
     try:
         yield lambda: came[0] if came else None
     finally:
@@ -103,21 +107,27 @@ class Trainer:
     seed: jax.Array
 
     @property
+    def batch_size(self) -> int:
+        """Images a step: never more than there are, but for what the devices want to be even."""
+        devices = self.mesh.size
+        return min(self.config.batch_size, -(-len(self.data.images) // devices) * devices)
+
+    @property
     def per_epoch(self) -> int:
         """Steps an epoch."""
-        return train.steps_per_epoch(len(self.data.images), self.config.batch_size)
+        return train.steps_per_epoch(len(self.data.images), self.batch_size)
 
     def steps(self, state: TrainState, count: int) -> TrainState:
         """`train_steps`, waited for."""
         state = train.train_steps(
             self.model, self.optimizer, state, self.data, self.seed, jnp.int32(count),
-            batch_size=self.config.batch_size, sharding=sharding.divided(self.mesh),
+            batch_size=self.batch_size, sharding=sharding.divided(self.mesh),
         )  # fmt: skip
         return jax.block_until_ready(state)
 
-    def images_done(self, epoch: int, step: int) -> int:
-        """Images of epoch number `epoch` from 0 after `step` steps in all."""
-        return min((step - epoch * self.per_epoch) * self.config.batch_size, len(self.data.images))
+    def images_done(self, number: int, step: int) -> int:
+        """Images of epoch `number`, from 1, after `step` steps in all."""
+        return min((step - (number - 1) * self.per_epoch) * self.batch_size, len(self.data.images))
 
 
 def on_device(split: Split) -> Arrays:
@@ -152,54 +162,73 @@ def fit(
     """
     run = RunDirectory(out)
     trainer = make_trainer(config, dataset, mesh)
-    initial = train.create_state(trainer.model, trainer.optimizer, config.seed)
-    if params is not None:
-        initial = train.with_params(trainer.optimizer, params)
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    if checkpoints.saved(run.checkpoints):
-        state, known = checkpoints.restore_newest(run.checkpoints, initial, say)
-    else:
-        checkpoints.save(run.checkpoints, initial, {"seconds": "0"})
-        state, known = initial, {"seconds": "0"}
-    history = files.read_json_lines(run.metrics, lambda line: line["step"] <= int(state.step))
-    files.write_text(run.metrics, "".join(json.dumps(line) + "\n" for line in history))
-    state = sharding.replicate(state, trainer.mesh)
-    seconds = float(known["seconds"])
+    state, seconds = _first_state(trainer, run, params, say)
     say(f"{parameter_count(state.params):,} parameters, {trainer.per_epoch:,} steps an epoch")
-    if len(history) >= config.epochs:
-        say(f"already trained for {len(history)} epochs; --epochs {len(history) + 1} or more goes on")
-        return history
+    history = _history_until(run, int(state.step), trainer.per_epoch)
+    finished = int(state.step) // trainer.per_epoch
+    if finished >= config.epochs and finished in history:
+        say(f"already trained for {finished} epochs; --epochs {finished + 1} or more goes on")
+        return list(history.values())
     with stop_asked() as asked:
         start = time.monotonic()
         state = trainer.steps(state, 0)
         say(f"compiled in {time.monotonic() - start:.1f} s")
-        while len(history) < config.epochs:
-            state, seconds = _train_epoch(trainer, run, state, seconds, len(history), asked, checkpoint_seconds)
-            history.append(_end_epoch(trainer, run, state, seconds, history, dataset, say))
+        # An end of an epoch without its line: the run ended between the checkpoint and the evaluation.
+        epoch = finished if int(state.step) % trainer.per_epoch == 0 and finished not in history else finished + 1
+        for number in range(max(epoch, 1), config.epochs + 1):
+            state, seconds = _train_epoch(trainer, run, state, seconds, number, asked, checkpoint_seconds)
+            history[number] = _evaluate(trainer, state, seconds, number)
+            _write_epoch(run, state, history, dataset)
+            say(_epoch_line(history[number], config.epochs))
             seconds = 0.0
+    return list(history.values())
+
+
+def _first_state(
+    trainer: Trainer, run: RunDirectory, params: Params | None, say: Callable[[str], None]
+) -> tuple[TrainState, float]:
+    """The newest checkpoint's state, or a new run's, which is saved; and the seconds its epoch has taken so far."""
+    initial = train.create_state(trainer.model, trainer.optimizer, trainer.config.seed)
+    if params is not None:
+        initial = train.with_params(trainer.optimizer, params)
+    if checkpoints.saved(run.checkpoints):
+        state, known = checkpoints.restore_newest(run.checkpoints, initial, say)
+        return sharding.replicate(state, trainer.mesh), float(known["seconds"])
+    checkpoints.save(run.checkpoints, initial, {"seconds": "0"})
+    return sharding.replicate(initial, trainer.mesh), 0.0
+
+
+def _history_until(run: RunDirectory, step: int, per_epoch: int) -> dict[int, Metrics]:
+    """The whole lines of the metrics that lie before `step`, by epoch; the file is left with just these."""
+    lines = [line for line in files.read_json_lines(run.metrics) if line.keys() >= METRICS]
+    before = [line for line in lines if line["step"] == line["epoch"] * per_epoch <= step]
+    history = {int(line["epoch"]): line for line in sorted(before, key=lambda line: line["epoch"])}
+    files.write_json_lines(run.metrics, history.values())
     return history
 
 
 def _train_epoch(
-    trainer: Trainer, run: RunDirectory, state: TrainState, seconds: float, epoch: int,
+    trainer: Trainer, run: RunDirectory, state: TrainState, seconds: float, number: int,
     asked: Callable[[], int | None], checkpoint_seconds: float,
 ) -> tuple[TrainState, float]:  # fmt: skip
-    """Train to the end of epoch number `epoch` from 0, checkpoints on the way; the state, and the seconds it took."""
-    end = (epoch + 1) * trainer.per_epoch
+    """Train to the end of epoch `number`, checkpoints on the way; the state, and the seconds that the epoch took."""
+    end = number * trainer.per_epoch
     step, count, saved = int(state.step), 1, time.monotonic()
-    progress = Progress(epoch + 1, trainer.config.epochs, len(trainer.data.images), trainer.images_done(epoch, step))
+    progress = Progress(number, trainer.config.epochs, len(trainer.data.images), trainer.images_done(number, step))
     while step < end:
         start = time.monotonic()
         state = trainer.steps(state, min(count, end - step))
         elapsed = time.monotonic() - start
         seconds, step = seconds + elapsed, int(state.step)
-        done = trainer.images_done(epoch, step)
+        done = trainer.images_done(number, step)
         loss = float(state.loss_sum) / done
         if not np.isfinite(loss):
             raise Diverged(f"the loss of step {step} is {loss}")
         progress.update(done, loss)
         count = max(1, min(4 * count, round(count * TICK_SECONDS / elapsed)))
         if (signum := asked()) or step == end or time.monotonic() - saved > checkpoint_seconds:
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)):
+                raise Diverged(f"the parameters after step {step} are not finite")
             checkpoints.save(run.checkpoints, state, {"seconds": repr(seconds)})
             saved = time.monotonic()
         if signum:
@@ -209,33 +238,36 @@ def _train_epoch(
     return state, seconds
 
 
-def _end_epoch(
-    trainer: Trainer, run: RunDirectory, state: TrainState, seconds: float, history: list[Metrics],
-    dataset: Dataset, say: Callable[[str], None],
-) -> Metrics:  # fmt: skip
-    """Evaluate, and write the epoch's metrics, weights and curves; its metrics."""
+def _evaluate(trainer: Trainer, state: TrainState, seconds: float, number: int) -> Metrics:
+    """The metrics of epoch `number`, all test images classified."""
     images = len(trainer.data.images)
     logits = train.predict_logits(trainer.model, state.params, trainer.test.images)
     test_loss, test_accuracy = train.metrics(logits, trainer.test.labels)
-    line: Metrics = {
-        "epoch": len(history) + 1,
+    return {
+        "epoch": number,
         "step": int(state.step),
         "train_loss": float(state.loss_sum) / images,
         "train_accuracy": int(state.correct) / images,
         "test_loss": float(test_loss),
         "test_accuracy": float(test_accuracy),
+        "learning_rate": trainer.config.learning_rate,
         "seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 1),
     }
+
+
+def _write_epoch(run: RunDirectory, state: TrainState, history: dict[int, Metrics], dataset: Dataset) -> None:
+    """Write weights, metrics, curves, and mark the best checkpoint."""
     save_weights(run.weights, Weights(state.params, dataset.class_names, dataset.name))
-    lines = [*history, line]
-    files.write_text(run.metrics, "".join(json.dumps(line) + "\n" for line in lines))
-    if line["test_accuracy"] == max(earlier["test_accuracy"] for earlier in lines):
+    files.write_json_lines(run.metrics, history.values())
+    if max(history, key=lambda number: history[number]["test_accuracy"]) == max(history):
         checkpoints.mark_best(checkpoints.saved(run.checkpoints)[0])
-    figures.save(figures.curves(lines, dataset.name), run.curves)
-    say(
-        f"epoch {line['epoch']:2d}/{trainer.config.epochs}  train loss {line['train_loss']:.4f}  "
+    figures.save(figures.curves(list(history.values()), dataset.name), run.curves)
+
+
+def _epoch_line(line: Metrics, epochs: int) -> str:
+    return (
+        f"epoch {line['epoch']:2d}/{epochs}  train loss {line['train_loss']:.4f}  "
         f"test loss {line['test_loss']:.4f}  test accuracy {line['test_accuracy']:7.2%}  "
         f"{line['seconds']:6.1f} s  {line['images_per_second']:.0f} images/s"
     )
-    return line

@@ -72,6 +72,8 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self.path / ".lock", timeout=0):
+                for left in self.path.rglob(".*.tmp"):  # by a process that was killed while it wrote
+                    left.unlink()
                 yield
         except filelock.Timeout:
             raise UserError(

@@ -149,7 +149,7 @@ def train_steps(
     """
     per_epoch = jnp.uint32(steps_per_epoch(len(data.images), batch_size))
     order = epoch_order(seed, state.step // per_epoch, len(data.images))
-    fresh = state.step % per_epoch == 0
+    fresh = (state.step % per_epoch == 0) & (count > 0)  # no step, no change: a count of 0 only compiles
     state = state._replace(
         loss_sum=jnp.where(fresh, 0, state.loss_sum), correct=jnp.where(fresh, 0, state.correct)
     )  # fmt: skip

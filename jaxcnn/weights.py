@@ -13,11 +13,13 @@ from jaxtyping import Float, UInt8
 
 from jaxcnn import files
 from jaxcnn.errors import UserError
-from jaxcnn.model import Params, initial_params, model_for
+from jaxcnn.model import CNN, Params, initial_params, model_for
 from jaxcnn.train import predict_logits
 
 FORMAT = "jaxcnn-weights/1"
 FILE = "weights.safetensors"
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+WRONG = "name the weights of this network"
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,30 @@ class Weights:
 def save_weights(path: Path, weights: Weights) -> None:
     """Write weights as safetensors, entries named `conv1/kernel`, with the class names beside them."""
     arrays = {name: np.asarray(leaf) for name, leaf in files.flat_names(weights.params).items()}
-    known = {"class_names": json.dumps(weights.class_names), "dataset": json.dumps(weights.dataset)}
-    files.save_arrays(path, arrays, {"format": FORMAT, "naming": "flax", **known})
+    files.save_arrays(path, arrays, metadata_of(weights, "flax"))
 
 
 def load(path: str | Path) -> Weights:
     """The weights of a run directory, or of a safetensors file in Flax's naming; UserError where they are not whole."""
+    file = weights_file(path)
+    arrays, metadata = files.read_arrays(file)
+    return Weights(checked_params(arrays, file), *known_of(metadata))
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file itself, or that of a run directory."""
     file = Path(path)
     if file.is_dir():
         file = file / FILE
         if not file.exists():
             raise UserError(f"no {FILE} in this directory", path, "name a run directory that has finished an epoch")
-    arrays, metadata = files.read_arrays(file)
-    params = checked_params({tuple(name.split("/")): array for name, array in arrays.items()}, file)
-    return Weights(params, *known_of(metadata))
+    return file
+
+
+def metadata_of(weights: Weights, naming: str) -> dict[str, str]:
+    """What a file says beside its arrays, whose names are `flax` or `torch` ones."""
+    known = {"class_names": json.dumps(weights.class_names), "dataset": json.dumps(weights.dataset)}
+    return {"format": FORMAT, "naming": naming, **known}
 
 
 def known_of(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str | None]:
@@ -66,21 +78,47 @@ def known_of(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str | None]:
         return (), None
 
 
-def checked_params(arrays: Mapping[tuple[str, ...], np.ndarray], where: object) -> Params:
-    """Arrays named (layer, kind) as parameters; UserError naming the first entry that does not fit."""
-    widths = {}
-    for key, axes in {("conv1", "kernel"): 4, ("fc4", "kernel"): 2}.items():
-        if key not in arrays or arrays[key].ndim != axes:
-            raise UserError(f"no {'/'.join(key)} with {axes} axes", where, "name the weights of this network")
-        widths[key] = arrays[key]
-    model = model_for(unflatten_dict(widths))
-    expected = files.flat_names(jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0)))
-    found = {"/".join(name): array for name, array in arrays.items()}
+def checked_params(arrays: Mapping[str, np.ndarray], where: object) -> Params:
+    """Arrays named `conv1/kernel` as parameters; UserError naming the first entry that does not fit."""
+    channels = shape_of(arrays, "conv1/kernel", 4, where)[-1]
+    hidden, classes = shape_of(arrays, "fc4/kernel", 2, where)
+    check_arrays(arrays, parameter_shapes(CNN(channels, hidden, classes)), where)
+    return unflatten_dict(dict(arrays), sep="/")
+
+
+def check_classes(params: Params, class_names: tuple[str, ...], where: object) -> None:
+    """UserError where the network has not as many outputs as the data set has classes."""
+    outputs = len(params["fc4"]["bias"])
+    if outputs != len(class_names):
+        raise UserError(f"fc4: expected {len(class_names)} classes, came {outputs}", where, "choose another --dataset")
+
+
+def parameter_shapes(model: CNN) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's parameters by their names, `conv1/kernel`."""
+    params = jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0))
+    return {name: leaf.shape for name, leaf in files.flat_names(params).items()}
+
+
+def shape_of(arrays: Mapping[str, np.ndarray], name: str, axes: int, where: object) -> tuple[int, ...]:
+    """The shape of the entry that a network's widths are read off; UserError where it has not so many axes."""
+    shape = arrays[name].shape if name in arrays else None
+    if shape is None or len(shape) != axes or 0 in shape:
+        came = list(shape) if shape is not None else f"nothing among {', '.join(list(arrays)[:3]) or 'no entries'}, ..."
+        raise UserError(f"{name}: expected {axes} axes, came {came}", where, WRONG)
+    return shape
+
+
+def check_arrays(found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], where: object) -> None:
+    """UserError naming the first entry that is missing, extra, misshapen, of another type or not finite."""
+    dtypes = {array.dtype.name for array in found.values()}
     for name in {**expected, **found}:
-        if name not in found or name not in expected or found[name].shape != expected[name].shape:
-            wanted = list(expected[name].shape) if name in expected else "no such entry"
+        if name not in found or name not in expected or found[name].shape != expected[name]:
+            wanted = list(expected[name]) if name in expected else "no such entry"
             came = list(found[name].shape) if name in found else "nothing"
-            raise UserError(f"{name}: expected {wanted}, came {came}", where, "name the weights of this network")
-        if not np.isfinite(found[name].astype(np.float32)).all():
+            raise UserError(f"{name}: expected {wanted}, came {came}", where, WRONG)
+        if found[name].dtype.name not in FLOATS:
+            raise UserError(f"{name}: expected {' or '.join(FLOATS)}, came {found[name].dtype}", where, WRONG)
+        if not np.isfinite(found[name]).all():
             raise UserError(f"{name}: expected finite numbers, came NaN or infinity", where, "use an earlier copy")
-    return unflatten_dict(dict(arrays))
+    if len(dtypes) > 1:
+        raise UserError(f"expected entries of one type, came {' and '.join(sorted(dtypes))}", where, WRONG)

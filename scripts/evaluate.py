@@ -6,18 +6,20 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+import parity
 from jaxcnn import cli, data, files, platform, train, weights
 from jaxcnn.model import model_for
 
 EXAMPLES = """examples:
   python scripts/evaluate.py runs/cifar10
+  python scripts/evaluate.py cifar10model.pth
   python scripts/evaluate.py runs/digits/weights.safetensors --json result.json --logits logits.npz"""
 
 
 def parser() -> cli.ArgumentParser:
     """The command line."""
     parser = cli.ArgumentParser("Classify every test image, dropout off, and print the exact accuracy.", EXAMPLES)
-    parser.add_argument("weights", metavar="WEIGHTS", help="a run directory or a weights file")
+    parser.add_argument("weights", metavar="WEIGHTS", help="a run directory, a .safetensors, a .pth")
     cli.add_data_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
     parser.add_argument("--logits", type=Path, metavar="FILE.npz",
@@ -29,8 +31,9 @@ def main() -> None:
     """Load, classify, print, write."""
     arguments = parser().parse_args()
     platform.start(None)
-    loaded = weights.load(arguments.weights)
+    loaded = parity.load_weights(arguments.weights)
     dataset = data.load(arguments.dataset or loaded.dataset or "cifar10", arguments.data_dir)
+    weights.check_classes(loaded.params, dataset.class_names, arguments.weights)
     test = dataset.test
     logits = train.predict_logits(model_for(loaded.params), loaded.params, jnp.asarray(test.images))
     loss, accuracy = train.metrics(logits, jnp.asarray(test.labels))

@@ -8,6 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+import parity
 from jaxcnn import cli, data, files, fit, model, platform, sharding, weights
 from jaxcnn.config import DEFAULTS, Config, read_config, resumed, to_json
 from jaxcnn.run_directory import RunDirectory
@@ -76,12 +77,14 @@ def main() -> int:
     mesh = sharding.make_mesh(devices, count, config.batch_size)
     params = None
     if config.init and not resume:
-        params = weights.load(config.init).params
+        params = parity.load_weights(config.init).params
         network = model.model_for(params)
         config = dataclasses.replace(config, channels=network.channels, hidden=network.hidden)
     print(platform.describe(devices[:count], config.precision))
     dataset = data.load(config.dataset, config.data_dir)
     print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images", flush=True)
+    if params is not None:
+        weights.check_classes(params, dataset.class_names, config.init)
     with run.locked():
         if resume:
             files.write_text(run.config, to_json(config))

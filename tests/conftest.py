@@ -39,11 +39,16 @@ def small_split(name: str, images: int, seed: int) -> Split:
     return Split(name, pixels, labels)
 
 
-@pytest.fixture(scope="session")
-def dataset() -> Dataset:
+def small_dataset() -> Dataset:
     """70 training images, so that the last of three batches of 32 holds 6, and 50 test images."""
     names = tuple(f"class {i}" for i in range(10))
     return Dataset("digits", names, small_split("train", 70, 0), small_split("test", 50, 1))
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    """The small data set."""
+    return small_dataset()
 
 
 @pytest.fixture(scope="session")

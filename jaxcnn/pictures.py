@@ -1,0 +1,59 @@
+"""A picture file of any size and mode as an image for the network."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from jaxcnn.errors import UserError
+
+SIDE = 32
+
+
+def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
+    """A picture as uint8 [32, 32, 3], 0 to 255, and in words what was done to it.
+
+    Turned as its EXIF says, transparency on white, 16 bits to 8, its middle square resized; the first of many frames.
+    UserError where it is absent, damaged, no picture, or of more pixels than Pillow takes for harmless.
+    """
+    if not path.is_file():
+        raise UserError("no such picture file", path, "name an image's id or a picture file")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                return _square(picture)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = f"more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
+        raise UserError(limit, path, "shrink the picture first") from None
+    except Exception as problem:  # a decoder of damaged bytes raises whatever it likes
+        reason = "no picture" if isinstance(problem, Image.UnidentifiedImageError) else f"a damaged picture ({problem})"
+        raise UserError(reason, path, "name a PNG, JPEG or other file that Pillow reads") from None
+
+
+def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
+    words = [f"{picture.width} x {picture.height} {picture.mode}"]
+    upright = ImageOps.exif_transpose(picture)
+    if upright.size != picture.size:
+        words.append("turned upright")
+    if upright.has_transparency_data:
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
+        words.append("on white")
+    side = min(upright.size)
+    if upright.width != upright.height:
+        words.append(f"its middle {side} x {side}")
+    if side != SIDE or len(set(upright.size)) > 1:
+        words.append(f"resized to {SIDE} x {SIDE}")
+    return np.asarray(ImageOps.fit(_eight_bits(upright), (SIDE, SIDE), Image.Resampling.LANCZOS)), ", ".join(words)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """RGB. Pillow alone would cut 16 bits off at 255."""
+    if picture.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel, of which none says what white is")
+    if picture.mode.startswith("I;16"):
+        scaled = np.asarray(picture).astype(np.float64) * (255 / 65535)
+        picture = Image.fromarray(np.round(scaled).astype(np.uint8))
+    return picture.convert("RGB")

@@ -1,0 +1,65 @@
+"""A training process to be killed: a narrow network, a checkpoint after every dispatch of one step.
+
+    python -m tests.trainee RUN EPOCHS [FAULT]
+
+FAULT: `fsync:K` kills the process at the K-th fsync, so during a checkpoint; `size:N` limits files to N bytes, as a
+full disk does; `vanish` removes the run directory under way; `slow` waits a little at each step, to be killed from outside.
+"""
+
+import dataclasses
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from jaxcnn import cli, fit, train
+from jaxcnn.config import DEFAULTS
+from jaxcnn.run_directory import RunDirectory
+from jaxcnn.sharding import make_mesh
+from tests.conftest import small_dataset
+
+
+def inject(fault: str, run: Path) -> None:
+    kind, _, number = fault.partition(":")
+    if kind == "fsync":
+        real, calls = os.fsync, iter(range(1, 10**6))
+        os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL) if next(calls) == int(number) else real(fd)
+    elif kind == "size":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(number), int(number)))
+    elif kind in ("vanish", "slow"):
+        steps = train.train_steps
+
+        def slowed(*arguments, **more):
+            time.sleep(0.01)
+            if kind == "vanish" and int(arguments[2].step) == 4:
+                shutil.rmtree(run)
+            return steps(*arguments, **more)
+
+        train.train_steps = slowed
+
+
+def main() -> int:
+    run, epochs = RunDirectory(Path(sys.argv[1])), int(sys.argv[2])
+    config = dataclasses.replace(DEFAULTS["digits"], epochs=epochs, channels=2, hidden=4)
+    fit.TICK_SECONDS = 0.0
+    with run.locked():
+        if not run.exists():
+            run.create(config)
+        for fault in sys.argv[3:]:
+            inject(fault, run.path)
+        mesh = make_mesh(jax.devices(), 1, config.batch_size)
+        print("ready", flush=True)
+        try:
+            fit.fit(config, small_dataset(), run.path, mesh, checkpoint_seconds=0.0)
+        except fit.Interrupted as stop:
+            return 128 + stop.signum
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
