@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,18 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from jaxcnn import checkpoints, figures, files, sharding, train
 from jaxcnn.config import Config
 from jaxcnn.data import Dataset, Split
+from jaxcnn.errors import UserError
 from jaxcnn.model import CNN, Params, parameter_count
+from jaxcnn.progress import progress
 from jaxcnn.run_directory import RunDirectory
 from jaxcnn.train import Arrays, TrainState
 from jaxcnn.weights import Weights, save_weights
 
 TICK_SECONDS = 0.5  # between two looks at the clock and the signals: a step is never longer to wait for than that
-LOG_SECONDS = 10.0  # between two lines in a log
 
 Metrics = dict[str, float]
 METRICS = {"epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"}  # what `curves` draws
@@ -65,33 +64,15 @@ def stop_asked() -> Iterator[Callable[[], int | None]]:
             signal.signal(signum, handler)
 
 
-class Progress:
-    """A bar on a terminal, a line every ten seconds in a log: images a second, time left."""
-
-    def __init__(self, epoch: int, epochs: int, images: int, done: int) -> None:
-        self.title = f"epoch {epoch:2d}/{epochs}"
-        self.terminal = sys.stderr.isatty()
-        bar_format = (
-            "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left{postfix}"
-        )
-        self.bar = tqdm(
-            total=images, initial=done, desc=self.title, unit=" images", leave=False, disable=not self.terminal,
-            bar_format=bar_format, dynamic_ncols=True,
-        )  # fmt: skip
-        self.images, self.done, self.first = images, done, done
-        self.start = self.said = time.monotonic()
-
-    def update(self, done: int, loss: float) -> None:
-        """So many images of the epoch are done, at this mean loss."""
-        self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-        self.bar.update(done - self.done)
-        self.done, now = done, time.monotonic()
-        if not self.terminal and now - self.said > LOG_SECONDS and done < self.images:
-            rate = (done - self.first) / (now - self.start)
-            left = (self.images - done) / rate
-            print(f"{self.title}  {done}/{self.images} images  loss {loss:.4f}  {rate:.0f} images/s  {left:.0f} s left")
-            sys.stdout.flush()
-            self.said = now
+@contextmanager
+def memory_running_out(batch_size: int) -> Iterator[None]:
+    """A UserError in place of a device's failure. XLA names memory as the cause on a GPU, not always on a CPU."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as problem:
+        why = str(problem).partition("\n")[0] or "no memory left"
+        todo = "if memory ran out, train anew with a smaller --batch-size"
+        raise UserError(f"the device failed ({why:.200})", f"a step of {batch_size} images", todo) from problem
 
 
 @dataclass(frozen=True)
@@ -169,7 +150,7 @@ def fit(
     if finished >= config.epochs and finished in history:
         say(f"already trained for {finished} epochs; --epochs {finished + 1} or more goes on")
         return list(history.values())
-    with stop_asked() as asked:
+    with stop_asked() as asked, memory_running_out(trainer.batch_size):
         start = time.monotonic()
         state = trainer.steps(state, 0)
         say(f"compiled in {time.monotonic() - start:.1f} s")
@@ -214,28 +195,35 @@ def _train_epoch(
     """Train to the end of epoch `number`, checkpoints on the way; the state, and the seconds that the epoch took."""
     end = number * trainer.per_epoch
     step, count, saved = int(state.step), 1, time.monotonic()
-    progress = Progress(number, trainer.config.epochs, len(trainer.data.images), trainer.images_done(number, step))
-    while step < end:
-        start = time.monotonic()
-        state = trainer.steps(state, min(count, end - step))
-        elapsed = time.monotonic() - start
-        seconds, step = seconds + elapsed, int(state.step)
-        done = trainer.images_done(number, step)
-        loss = float(state.loss_sum) / done
-        if not np.isfinite(loss):
-            raise Diverged(f"the loss of step {step} is {loss}")
-        progress.update(done, loss)
-        count = max(1, min(4 * count, round(count * TICK_SECONDS / elapsed)))
-        if (signum := asked()) or step == end or time.monotonic() - saved > checkpoint_seconds:
-            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)):
-                raise Diverged(f"the parameters after step {step} are not finite")
-            checkpoints.save(run.checkpoints, state, {"seconds": repr(seconds)})
-            saved = time.monotonic()
-        if signum:
-            progress.bar.close()
-            raise Interrupted(signum)
-    progress.bar.close()
+    title, images = f"epoch {number:2d}/{trainer.config.epochs}", len(trainer.data.images)
+    before = trainer.images_done(number, step)
+    with progress(title, images, "images", before) as update:
+        while step < end:
+            start = time.monotonic()
+            state = trainer.steps(state, min(count, end - step))
+            elapsed = time.monotonic() - start
+            seconds, step = seconds + elapsed, int(state.step)
+            done = trainer.images_done(number, step)
+            loss = float(state.loss_sum) / done
+            if not np.isfinite(loss):
+                raise Diverged(f"the loss of step {step} is {loss}")
+            update(done - before, f"loss {loss:.4f}")
+            before = done
+            count = max(1, min(4 * count, round(count * TICK_SECONDS / elapsed)))
+            signum = asked()
+            if signum or step == end or time.monotonic() - saved > checkpoint_seconds:
+                _save_checkpoint(run, state, seconds)
+                saved = time.monotonic()
+            if signum:
+                raise Interrupted(signum)
     return state, seconds
+
+
+def _save_checkpoint(run: RunDirectory, state: TrainState, seconds: float) -> None:
+    """Save a state that can be gone on from: an update may be infinite before a loss is."""
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)):
+        raise Diverged(f"the parameters after step {int(state.step)} are not finite")
+    checkpoints.save(run.checkpoints, state, {"seconds": repr(seconds)})
 
 
 def _evaluate(trainer: Trainer, state: TrainState, seconds: float, number: int) -> Metrics:

@@ -36,14 +36,21 @@ def _conv2d_forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, t
 
 
 def _conv2d_backward(padding: Padding, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    """dx is dy convolved with the kernel turned round and its channels swapped.
+
+    Said as a convolution of its own, since XLA:CPU runs the one that automatic differentiation makes of it at half the
+    speed: a step inside a loop took 389 ms with that, 154 with this.
+    """
     x, kernel = saved
-    _, input_gradient = jax.vjp(lambda x: stock_conv(x, kernel, padding), x)
+    (kh, kw), ((top, bottom), (left, right)) = kernel.shape[:2], padding
+    rest = ((kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right))
+    dx = stock_conv(dy, kernel[::-1, ::-1].transpose(0, 1, 3, 2), rest)
     dkernel = lax.platform_dependent(
         x, kernel, dy,
         cpu=partial(_kernel_gradient_by_products, padding=padding),
         default=partial(_kernel_gradient_stock, padding=padding),
     )  # fmt: skip
-    return input_gradient(dy)[0], dkernel
+    return dx, dkernel
 
 
 def _kernel_gradient_stock(x: Array, kernel: Array, dy: Array, *, padding: Padding) -> Array:

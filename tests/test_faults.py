@@ -25,8 +25,9 @@ from tests.conftest import ROOT, assert_trees_equal
 from tests.test_fit import final_state, run_fit, without_time
 
 EPOCHS = 6
+COMPILED = tempfile.TemporaryDirectory(prefix="jaxcnn-tests-")
 COMPILED_ONCE = {
-    "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(prefix="jaxcnn-tests-"),
+    "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
@@ -205,6 +206,16 @@ def test_the_newest_two_checkpoints_and_the_best_are_kept(config, trained):
     best = max(lines, key=lambda line: line["test_accuracy"])
     like = train.create_state(train.network(config), train.sgd(config.learning_rate, config.momentum), 0)
     assert int(checkpoints.restore(trained / "checkpoints/best.safetensors", like)[0].step) == best["step"]
+
+
+def test_out_of_memory_is_one_line_that_says_what_to_lower(config, dataset, tmp_path, monkeypatch):
+    def exhausted(*arguments, **more):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\nfor buffers")
+
+    monkeypatch.setattr(train, "train_steps", exhausted)
+    with pytest.raises(UserError, match=r"Out of memory .* 32 images; .* smaller --batch-size") as refused:
+        run_fit(config, dataset, tmp_path / "run")
+    assert "\n" not in str(refused.value)
 
 
 def test_half_a_line_of_metrics_is_written_anew(config, dataset, tmp_path):

@@ -1,0 +1,48 @@
+"""What a data set is, whatever form it was found in."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxcnn.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, labels and ids of one split, in the order of their ids: row i is `<split>_<i>` of the original files.
+
+    images: uint8 [n, height, width, channels], 0 to 255.  labels: uint8 [n], an index into `Dataset.class_names`.
+    name: `train` or `test`.
+    """
+
+    name: str
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: UInt8[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def ids(self) -> list[str]:
+        """`train_00000`, `train_00001`, ...: tensorflow-datasets' ids, the index into the original files."""
+        return [f"{self.name}_{i:05d}" for i in range(len(self))]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory: two splits and the names of the classes."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+
+    def find(self, image_id: str) -> tuple[UInt8[np.ndarray, "h w c"], int]:
+        """The image and label of an id such as `train_00007`; UserError where there is none."""
+        for split in (self.train, self.test):
+            if image_id in (ids := split.ids):
+                index = ids.index(image_id)
+                return split.images[index], int(split.labels[index])
+        known = f"train_00000 to {self.train.ids[-1]} and test_00000 to {self.test.ids[-1]}"
+        raise UserError(f"no image {image_id!r}", f"data set {self.name}", f"ids run from {known}")

@@ -1,0 +1,158 @@
+"""CIFAR-10 as tensorflow-datasets keeps it, read and written without TensorFlow (which would take the GPU's memory)."""
+
+import contextlib
+import io
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8, UInt32
+
+from jaxcnn.data import official
+from jaxcnn.data.dataset import Dataset, Split
+from jaxcnn.errors import UserError
+from jaxcnn.progress import progress
+
+VERSION = "3.0.2"
+REMOVE = "remove that folder and run scripts/prepare_data.py"
+CHUNK = 4096  # records
+
+
+def find(folder: Path) -> Path | None:
+    """The version folder of CIFAR-10: this folder, or the newest 3.x.x under `folder/cifar10` or `folder`."""
+    for pattern in ("dataset_info.json", "cifar10/3.*.*/dataset_info.json", "3.*.*/dataset_info.json"):
+        if found := sorted(folder.glob(pattern)):
+            return found[-1].parent
+    return None
+
+
+def read(folder: Path) -> Dataset:
+    """A version folder of array_record or tfrecord files, in the order of the ids; UserError for a damaged one."""
+    n, where = len(official.BATCHES) * official.PER_BATCH, folder
+    images, labels, seen = np.empty((n, 32, 32, 3), np.uint8), np.empty(n, np.uint8), np.zeros(n, bool)
+    data = official.dataset(images, labels)
+    rows = {name.encode(): row for row, name in enumerate(data.train.ids + data.test.ids)}
+    try:
+        shards, records = _shards(folder)
+        with progress(f"decoding {folder}", n, "images") as update:
+            for where in shards:
+                for record in records(where):
+                    image_id, image, label = _decode(record)
+                    if seen[row := rows[image_id]]:
+                        raise ValueError(f"{image_id!r} twice")
+                    images[row], labels[row], seen[row] = image, label, True
+                    update(1)
+        if not seen.all():
+            raise ValueError(f"{n - np.count_nonzero(seen):,} of {n:,} images missing")
+    except UserError:
+        raise
+    except Exception as error:  # tensorflow-datasets, protobuf, Pillow: damaged bytes can raise anything
+        raise UserError(f"damaged tensorflow-datasets copy ({error!r:.120})", where, REMOVE) from error
+    return data
+
+
+def _shards(folder: Path) -> tuple[list[Path], Callable[[Path], Iterator[bytes]]]:
+    import tensorflow_datasets as tfds
+
+    info = tfds.builder_from_directory(folder).info
+    form, forms = info.file_format.value, {"array_record": _array_records, "tfrecord": _tf_records}
+    if info.name != "cifar10" or form not in forms:
+        what = f"{info.name} in {form} files, not cifar10 in {' or '.join(forms)}"
+        raise UserError(what, folder, "name another folder")
+    return [Path(file) for split in ("train", "test") for file in info.splits[split].filepaths], forms[form]
+
+
+def _decode(record: bytes) -> tuple[bytes, UInt8[np.ndarray, "32 32 3"], int]:
+    """Id, image and label of a record, in 6 us and 67 for the PNG; tfds' deserialize_example_np takes 92 and 67."""
+    from PIL import Image
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    feature = tf_example_pb2.Example.FromString(record).features.feature
+    image_id, label = feature["id"].bytes_list.value[0], feature["label"].int64_list.value[0]
+    image = np.asarray(Image.open(io.BytesIO(feature["image"].bytes_list.value[0]), formats=["PNG"]))
+    if not 0 <= label < len(official.CLASS_NAMES) or image.shape != (32, 32, 3):
+        raise ValueError(f"{image_id!r} has label {label}, image {image.shape}")
+    return image_id, image, label
+
+
+def _array_records(path: Path) -> Iterator[bytes]:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(str(path))
+    for start in range(0, reader.num_records(), CHUNK):
+        yield from reader.read(start, min(start + CHUNK, reader.num_records()))
+
+
+def _tf_records(path: Path) -> Iterator[bytes]:
+    """Framed as length, its CRC, bytes, their CRC (https://www.tensorflow.org/tutorials/load_data/tfrecord)."""
+    content, position = path.read_bytes(), 0
+    while position < len(content):
+        parts: list[bytes] = []
+        marks: list[int] = []
+        while position < len(content) and len(parts) < CHUNK:
+            (length,) = struct.unpack_from("<Q", content, position)
+            for size in 8, length:
+                parts.append(content[position : position + size])
+                marks += struct.unpack_from("<I", content, position + size)
+                position += size + 4
+        if (_masked_crc32c(parts) != np.array(marks, np.uint32)).any():
+            raise ValueError("wrong checksum of a record")
+        yield from parts[1::2]
+
+
+def _masked_crc32c(parts: list[bytes]) -> UInt32[np.ndarray, "n"]:
+    """TFRecord's CRC-32C of each part, byte i of all parts at once: Python has none, and a loop takes minutes."""
+    table: UInt32[np.ndarray, 256] = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = (table >> 1) ^ (table & 1) * np.uint32(0x82F63B78)
+    lengths = np.array([len(part) for part in parts])
+    columns = np.zeros((lengths.max(), len(parts)), np.uint8)
+    for column, part in zip(columns.T, parts, strict=True):
+        column[: len(part)] = np.frombuffer(part, np.uint8)
+    crc = np.full(len(parts), 0xFFFFFFFF, np.uint32)
+    for i, column in enumerate(columns):
+        crc = np.where(i < lengths, table[(crc ^ column) & 0xFF] ^ (crc >> 8), crc)
+    return ((~crc >> 15) | (~crc << 17)) + np.uint32(0xA282EAD8)
+
+
+def write(data: Dataset, version: Path) -> None:
+    """Make a version folder of array_record files in tfds' own shuffled order, all of it or nothing."""
+    import tensorflow_datasets as tfds
+
+    for leftover in version.parent.glob("*incomplete*"):  # of a killed run: whoever calls this holds the lock
+        shutil.rmtree(leftover)
+    with progress(f"writing {version}", len(data.train) + len(data.test), "images") as update:
+        builder = _builder_class(data, update)(data_dir=version.parent.parent, file_format="array_record")
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as unused:
+            builder.download_and_prepare(download_dir=unused)
+
+
+def _builder_class(data: Dataset, update: Callable[[int], object]) -> Any:
+    from PIL import Image
+    from tensorflow_datasets.core import registered
+    from tensorflow_datasets.image_classification import cifar
+
+    # tfds' own class keeps name, version and features; its generators open files and encode images with TensorFlow.
+    with registered.skip_registration():
+
+        class Cifar10(cifar.Cifar10):
+            __module__ = cifar.__name__
+
+            def _split_generators(self, dl_manager: object) -> dict[str, Any]:
+                self.info.features["label"].names = list(data.class_names)
+                return {split.name: self._generate_examples(split) for split in (data.train, data.test)}
+
+            def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
+                for index, image_id in enumerate(split.ids):
+                    png = io.BytesIO()
+                    Image.fromarray(split.images[index]).save(png, "PNG")
+                    png.seek(0)
+                    update(1)
+                    yield index, {"id": image_id, "image": png, "label": int(split.labels[index])}
+
+    return Cifar10

@@ -1,0 +1,41 @@
+"""Put CIFAR-10, from wherever it is, into a folder that tensorflow-datasets (and every command here) reads."""
+
+import time
+
+from jaxcnn import cli, data
+
+EXAMPLES = """examples:
+  python scripts/prepare_data.py                                    download it (170 MB) to ~/tensorflow_datasets
+  python scripts/prepare_data.py --from ~/Downloads/cifar-10-python.tar.gz
+  python scripts/prepare_data.py --from ./data --data-dir /tmp/tfds   torchvision's folder, extracted or not
+  python scripts/prepare_data.py --from https://my.host/cifar10/      a folder that holds an official archive
+
+Then: python scripts/train.py [--data-dir D]. Every command's --data-dir takes all of these forms itself; a prepared
+folder can be read by tfds.load("cifar10", data_dir=D), too. A broken download goes on where it stopped.
+"""
+
+
+def main() -> None:
+    """Prepare as the command line says, and print the folder."""
+    parser = cli.ArgumentParser(description=__doc__, epilog=EXAMPLES)
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="FILE-FOLDER-OR-URL",
+        help="cifar-10-python.tar.gz or cifar-10-binary.tar.gz, its extracted folder, the folder above it, a "
+        "tensorflow-datasets folder (array_record or tfrecord), or an http(s):// or file:// address; "
+        "without it, downloads from the official host or a public mirror",
+    )
+    parser.add_argument("--data-dir", metavar="D", help="where to put it ($TFDS_DATA_DIR, else ~/tensorflow_datasets)")
+    parser.add_argument("--mirror", metavar="URL", help="try this address first ($JAXCNN_CIFAR10_MIRROR)")
+    parser.add_argument(
+        "--allow-modified", action="store_true", help="take an archive whose checksum is not the official one"
+    )
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    folder = data.prepare(arguments.source, arguments.data_dir, arguments.allow_modified, arguments.mirror)
+    print(f"CIFAR-10 is in {folder} ({time.monotonic() - start:.1f} s)")
+
+
+if __name__ == "__main__":
+    cli.run(main)
