@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from jaxcnn.errors import UserError
 
@@ -29,14 +29,14 @@ def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
         limit = f"more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         raise UserError(limit, path, "shrink the picture first") from None
     except Exception as problem:  # a decoder of damaged bytes raises whatever it likes
-        reason = "no picture" if isinstance(problem, Image.UnidentifiedImageError) else f"a damaged picture ({problem})"
+        reason = "no picture" if isinstance(problem, UnidentifiedImageError) else f"not a readable picture ({problem})"
         raise UserError(reason, path, "name a PNG, JPEG or other file that Pillow reads") from None
 
 
 def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     words = [f"{picture.width} x {picture.height} {picture.mode}"]
     upright = ImageOps.exif_transpose(picture)
-    if upright.size != picture.size:
+    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         words.append("turned upright")
     if upright.has_transparency_data:
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))

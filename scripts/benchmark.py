@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxcnn import cli, figures, files
-from jaxcnn.progress import Update
+from jaxcnn.progress import Update, progress
 
 EXAMPLES = """examples:
   python scripts/benchmark.py                                  about 10 minutes; keep the machine otherwise idle

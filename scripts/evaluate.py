@@ -3,17 +3,19 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import parity
-from jaxcnn import cli, data, files, platform, train, weights
+from jaxcnn import cli, data, figures, files, platform, train, weights
 from jaxcnn.model import model_for
 
 EXAMPLES = """examples:
   python scripts/evaluate.py runs/cifar10
   python scripts/evaluate.py cifar10model.pth
-  python scripts/evaluate.py runs/digits/weights.safetensors --json result.json --logits logits.npz"""
+  python scripts/evaluate.py runs/digits/weights.safetensors --json result.json --logits logits.npz
+  python scripts/evaluate.py runs/cifar10 --figures runs/cifar10    confusion.png and most_wrong.png"""
 
 
 def parser() -> cli.ArgumentParser:
@@ -24,7 +26,29 @@ def parser() -> cli.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
     parser.add_argument("--logits", type=Path, metavar="FILE.npz",
         help="write logits float32 [n, 10], labels and ids, in the order of ids")  # fmt: skip
+    parser.add_argument("--figures", type=Path, metavar="DIR",
+        help="draw the confusion matrix and the most confidently wrong images")  # fmt: skip
     return parser
+
+
+def draw(directory: Path, dataset: data.Dataset, probabilities: np.ndarray, count: int = 24) -> None:
+    """`confusion.png`, and `most_wrong.png` with `count` images at most; say where they are."""
+    test, names, predicted = dataset.test, dataset.class_names, probabilities.argmax(axis=1)
+    counts = np.zeros((len(names), len(names)), int)
+    np.add.at(counts, (test.labels, predicted), 1)
+    wrong = np.flatnonzero(predicted != test.labels)
+    surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:count]
+    subjects = [
+        figures.Subject(name, test.images[i], probabilities[i], names, names[test.labels[i]])
+        for i, name in zip(surest, np.array(test.ids)[surest], strict=True)
+    ]
+    title = f"{dataset.name}, {len(test):,} test images"
+    for name, figure in {
+        "confusion": figures.confusion(counts, names, title),
+        "most_wrong": figures.most_wrong(subjects, f"{title}: most confidently wrong"),
+    }.items():
+        figures.save(figure, directory / f"{name}.png")
+        print(directory / f"{name}.png")
 
 
 def main() -> None:
@@ -51,6 +75,8 @@ def main() -> None:
     if arguments.logits:
         with files.written_whole(arguments.logits) as temporary, temporary.open("wb") as file:
             np.savez(file, logits=np.asarray(logits, np.float32), labels=test.labels, ids=np.array(test.ids))
+    if arguments.figures:
+        draw(figures.folder(arguments.figures), dataset, np.asarray(jax.nn.softmax(logits)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+"""Weights from any form to any other, bit for bit."""
+
+from pathlib import Path
+
+import parity
+from jaxcnn import cli, platform
+
+EXAMPLES = """examples:
+  python scripts/convert.py runs/cifar10 cifar10model.pth              for the tutorial's model.load_state_dict
+  python scripts/convert.py cifar10model.pth weights.safetensors       Flax's names: conv1/kernel
+  python scripts/convert.py cifar10model.pth model.safetensors --naming torch
+
+Types (float16, bfloat16, float32, float64) are kept. The nests {"state_dict": ...}, {"model": ...} and the prefixes
+module., _orig_mod., model. are undone, and it says so. Exit status: 0; 2 for what is not this network's weights."""
+
+
+def main() -> None:
+    """Load, check, write, print."""
+    parser = cli.ArgumentParser("Convert weights between PyTorch and Flax.", EXAMPLES)
+    parser.add_argument("source", metavar="SRC", help="a run directory, a .pth or .pt, a .safetensors in either naming")
+    parser.add_argument("target", metavar="DST", type=Path, help="a .pth, .pt or .safetensors")
+    parser.add_argument(
+        "--naming", choices=["flax", "torch"], help="of the entries (default: torch in a .pth, flax in a .safetensors)"
+    )
+    arguments = parser.parse_args()
+    platform.start("cpu")
+    weights = parity.load_weights(arguments.source, dtype=None)
+    parity.save_weights(arguments.target, weights, arguments.naming)
+    print(f"wrote {arguments.target}: {weights.params['conv1']['kernel'].dtype}, read back and equal")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,176 @@
+"""Draw what a network's layers make of images: the tutorial's figures of the horse, and any other."""
+
+import re
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import parity
+from jaxcnn import cli, data, features, figures, files, map_figures, pictures, platform
+from jaxcnn.data.official import CLASS_NAMES
+from jaxcnn.errors import UserError
+from jaxcnn.model import Params, model_for
+from jaxcnn.weights import Weights
+
+EXAMPLES = """examples:
+  python scripts/feature_maps.py runs/cifar10                  the tutorial's: the horse through conv1 and conv2
+  python scripts/feature_maps.py runs/cifar10 --list
+  python scripts/feature_maps.py runs/cifar10 --image photo.jpg test_00042 --layers act2 fc3 --format pdf
+  python scripts/feature_maps.py runs/cifar10 --against cifar10model.pth --out against
+
+Writes <image>_<layer>.png, and <image>.npz with what was drawn: for each layer a float32 array [H, W, C], [1, 1, C] if
+it is dense; with --against <layer>_torch too. Map i of a figure is array[:, :, i]."""
+
+
+def parser() -> cli.ArgumentParser:
+    """The command line."""
+    parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
+    add = parser.add_argument
+    add("weights", metavar="WEIGHTS", help="a run directory, a .safetensors or a PyTorch .pth")
+    cli.add_data_options(parser)
+    add("--image", nargs="+", action="extend", metavar="ID-OR-FILE",
+        help="train_00007 (default), test_00042 or a picture file, several at once in one batch")  # fmt: skip
+    add("--layers", nargs="+", default=["conv1", "conv2"], metavar="LAYER", help="default: conv1 conv2")
+    add("--list", action="store_true", help="print the layers in order of execution with their shapes, and end")
+    add("--scale", choices=["layer", "map"], default="layer", help="of colours: layer (default) or map")
+    add("--filters", action="store_true", help="draw the kernels of the convolutions among the layers, too")
+    add(
+        "--against",
+        metavar="WEIGHTS",
+        help="draw JAX, PyTorch with these weights, and their difference; one scale a layer",
+    )
+    add("--format", choices=figures.FORMATS, default="png", help="default png")
+    add("--out", type=Path, default=Path("feature_maps"), metavar="DIR", help="default feature_maps")
+    return parser
+
+
+Picture = tuple[str, np.ndarray, str | None]  # name, uint8 [32, 32, 3], true class where known
+Maps = dict[str, np.ndarray]
+
+
+def read_image(text: str, dataset: Callable[[], data.Dataset]) -> Picture:
+    """The image of an id or a picture file; UserError offering the nearest of either."""
+    if re.fullmatch(r"(train|test)_\d{5}", text, re.ASCII):
+        image, label = dataset().find(text)
+        return text, image, dataset().class_names[label]
+    path = Path(text)
+    if not path.exists():
+        near = nearest(path)
+        raise UserError("neither an id nor a file", text, f"did you mean {near}?" if near else "ids: train_00007, ...")
+    image, done = pictures.read(path)
+    print(f"{text}: {done}")
+    return path.stem.encode("utf-8", "replace").decode(), image, None
+
+
+def nearest(path: Path) -> str | None:
+    """The id or the file that somebody who wrote this may have meant."""
+    match = re.fullmatch(r"([a-z]+)[_-]?(\d{1,5})", str(path), re.ASCII)
+    if match and (split := get_close_matches(match[1], ["train", "test"], 1)):
+        return f"{split[0]}_{int(match[2]):05d}"
+    there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, there, 1)
+    return str(path.parent / near[0]) if near else None
+
+
+def read_images(texts: Sequence[str], dataset: Callable[[], data.Dataset]) -> list[Picture]:
+    """All images, each under a name of its own: two files of the same name do not overwrite each other's figures."""
+    found: dict[str, Picture] = {}
+    for text in dict.fromkeys(texts):
+        stem, image, truth = read_image(text, dataset)
+        name = next(name for k in range(len(texts) + 1) if (name := f"{stem}-{k + 1}" if k else stem) not in found)
+        found[name] = name, image, truth
+    return list(found.values())
+
+
+def class_names(loaded: Weights, dataset: str, classes: int) -> tuple[str, ...]:
+    """What the weights say, else the data set's names, else numbers."""
+    known = loaded.class_names or (CLASS_NAMES if dataset == "cifar10" else ())
+    return known if len(known) == classes else tuple(map(str, range(classes)))
+
+
+def torch_maps(weights: str, ours: Params, images: np.ndarray, layers: Sequence[str]) -> Maps:
+    """PyTorch's maps with weights of its own, which must be of the same network; UserError where they are not."""
+    try:
+        from parity import features as torch_features
+    except ModuleNotFoundError as problem:
+        raise UserError(f"{problem.name} is not installed", "--against", "pip install 'jaxcnn[parity]'") from None
+    theirs = parity.load_weights(weights).params
+    if model_for(theirs) != model_for(ours):
+        raise UserError("these weights are of another width", weights, "name weights of the same network")
+    return torch_features.feature_maps(theirs, images, layers)
+
+
+def draw(arguments: Namespace, subject: figures.Subject, ours: Maps, theirs: Maps | None, last: str) -> None:
+    """One image's figures and arrays."""
+    out, arrays = arguments.out, dict[str, Any]()
+    ranked = ", ".join(f"{name} {probability:.1%}" for name, probability in subject.ranked()[:3])
+    print(f"{subject.name}: {ranked}" + (f" (true: {subject.truth})" if subject.truth else ""))
+    for layer in dict.fromkeys(arguments.layers):
+        maps = arrays[layer] = features.as_maps(ours[layer])
+        names, difference = subject.class_names if layer == last else (), ""
+        if theirs is None:
+            figure = map_figures.feature_maps(maps, layer, subject, arguments.scale, names)
+        else:
+            arrays[f"{layer}_torch"] = features.as_maps(theirs[layer])
+            figure = map_figures.comparison(maps, arrays[f"{layer}_torch"], layer, subject, names)
+            difference = f"  JAX and PyTorch differ by at most {np.abs(maps - arrays[f'{layer}_torch']).max():.2g}"
+        path = out / f"{subject.name}_{layer.replace('/', '.')}.{arguments.format}"
+        figures.save(figure, path)
+        print(f"  {layer:8} {' x '.join(map(str, maps.shape)):12} {path}{difference}")
+    with files.written_whole(out / f"{subject.name}.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    print(f"  {'arrays':21} {out / f'{subject.name}.npz'}")
+
+
+def kernels_of(params: Params, layers: Sequence[str]) -> Maps:
+    """The kernels of those of the layers that are convolutions; UserError where none is."""
+    kernels = {layer: np.asarray(params[layer]["kernel"]) for layer in layers if layer in params}
+    kernels = {layer: kernel for layer, kernel in kernels.items() if kernel.ndim == 4}
+    if not kernels:
+        raise UserError("none of the layers is a convolution", "--filters", "name one, as in --layers conv1")
+    return kernels
+
+
+def main() -> None:
+    """Load, look, draw."""
+    arguments = parser().parse_args()
+    platform.start(None)
+    loaded = parity.load_weights(arguments.weights)
+    network = model_for(loaded.params)
+    shapes = features.layer_shapes(network)
+    if arguments.list:
+        for name, shape in shapes.items():
+            print(f"{name:8} {' x '.join(map(str, shape))}")
+        return
+    features.check_layers(arguments.layers, shapes)
+    dataset = arguments.dataset or loaded.dataset or "cifar10"
+    found = read_images(arguments.image or ["train_00007"], cache(lambda: data.load(dataset, arguments.data_dir)))
+    images = np.stack([image for _, image, _ in found])
+    kernels = kernels_of(loaded.params, arguments.layers) if arguments.filters else {}
+    theirs = torch_maps(arguments.against, loaded.params, images, arguments.layers) if arguments.against else None
+    figures.folder(arguments.out)
+    for layer, kernel in kernels.items():
+        path = arguments.out / f"{layer}_kernels.{arguments.format}"
+        figures.save(map_figures.filters(kernel, layer), path)
+        print(f"kernels of {layer}: {' x '.join(map(str, kernel.shape))}, {path}")
+    last = list(shapes)[-1]
+    classes = class_names(loaded, dataset, network.classes)
+    each = (
+        {name: rows[i] for name, rows in batch.items()}
+        for batch in features.batched(network, loaded.params, images, [*arguments.layers, last])
+        for i in range(len(batch[last]))
+    )
+    for i, (ours, (name, image, truth)) in enumerate(zip(each, found, strict=True)):
+        probabilities = np.asarray(jax.nn.softmax(ours[last]))
+        subject = figures.Subject(name, image, probabilities, classes, truth)
+        draw(arguments, subject, ours, theirs and {layer: rows[i] for layer, rows in theirs.items()}, last)
+
+
+if __name__ == "__main__":
+    cli.run(main)

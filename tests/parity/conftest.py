@@ -1,0 +1,64 @@
+import jax
+import ml_dtypes  # noqa: F401 (gives NumPy its bfloat16)
+import numpy as np
+import pytest
+import torch
+
+from jaxcnn import Weights
+from jaxcnn.model import CNN, initial_params
+
+torch.set_num_threads(1)  # the suite runs in as many processes as there are cores
+
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+
+
+def small_weights(dtype: str = "float32", seed: int = 0) -> Weights:
+    """A narrow network's parameters, every bit of their mantissas in use."""
+    params = initial_params(CNN(2, 3), jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    draw = lambda leaf: rng.standard_normal(leaf.shape).astype(dtype)  # noqa: E731
+    return Weights(jax.tree.map(draw, params), tuple("0123456789"), "digits")
+
+
+@pytest.fixture
+def weights() -> Weights:
+    return small_weights()
+
+
+class TutorialModel(torch.nn.Module):
+    """Word for word the class of *Building a Convolutional Neural Network in PyTorch*."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 32, kernel_size=(3, 3), stride=1, padding=1)
+        self.act1 = torch.nn.ReLU()
+        self.drop1 = torch.nn.Dropout(0.3)
+
+        self.conv2 = torch.nn.Conv2d(32, 32, kernel_size=(3, 3), stride=1, padding=1)
+        self.act2 = torch.nn.ReLU()
+        self.pool2 = torch.nn.MaxPool2d(kernel_size=(2, 2))
+
+        self.flat = torch.nn.Flatten()
+
+        self.fc3 = torch.nn.Linear(8192, 512)
+        self.act3 = torch.nn.ReLU()
+        self.drop3 = torch.nn.Dropout(0.5)
+
+        self.fc4 = torch.nn.Linear(512, 10)
+
+    def forward(self, x):
+        # input 3x32x32, output 32x32x32
+        x = self.act1(self.conv1(x))
+        x = self.drop1(x)
+        # input 32x32x32, output 32x32x32
+        x = self.act2(self.conv2(x))
+        # input 32x32x32, output 32x16x16
+        x = self.pool2(x)
+        # input 32x16x16, output 8192
+        x = self.flat(x)
+        # input 8192, output 512
+        x = self.act3(self.fc3(x))
+        x = self.drop3(x)
+        # input 512, output 10
+        x = self.fc4(x)
+        return x

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+
+from jaxcnn import files
+from parity.torch_model import CNN
+from parity.weights import carry, carry_shapes
+from tests.parity.conftest import DTYPES, TutorialModel, small_weights
+
+
+def bits(arrays):
+    return {name: (a.dtype.name, a.shape, a.tobytes()) for name, a in arrays.items()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_there_and_back_is_bit_identical_and_contiguous(dtype):
+    flax = files.flat_names(small_weights(dtype).params)
+    there = carry(flax, "flax", "torch")
+    assert bits(carry(there, "torch", "flax")) == bits(flax)
+    assert bits(carry(carry(there, "torch", "flax"), "flax", "torch")) == bits(there)
+    assert all(array.flags.c_contiguous for array in there.values())
+
+
+def test_names_order_and_shapes_are_pytorchs():
+    state = {name: tuple(tensor.shape) for name, tensor in CNN(2, 3).state_dict().items()}
+    carried = carry(files.flat_names(small_weights().params), "flax", "torch")
+    assert [(name, array.shape) for name, array in carried.items()] == list(state.items())
+    shapes = carry_shapes(
+        {name: a.shape for name, a in files.flat_names(small_weights().params).items()}, "flax", "torch"
+    )
+    assert shapes == state
+
+
+def test_the_twin_is_the_tutorials_class():
+    """Same entries, and the same logits and gradients, bit for bit."""
+    tutorial, twin = TutorialModel(), CNN()
+    twin.load_state_dict(tutorial.state_dict(), strict=True)
+    images = torch.rand(2, 3, 32, 32)
+    results = []
+    for model in (tutorial, twin):
+        torch.manual_seed(0)
+        logits = model(images)
+        logits.square().sum().backward()
+        results.append([logits, *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_every_element_goes_to_its_place():
+    """Each formula by itself, over all indices: conv [o,i,h,w] is [h,w,i,o], and fc3's inputs change their order."""
+    flax = files.flat_names(small_weights().params)
+    there = carry(flax, "flax", "torch")
+    for o, i, h, w in np.ndindex(2, 3, 3, 3):
+        assert there["conv1.weight"][o, i, h, w] == flax["conv1/kernel"][h, w, i, o]
+    for o, c, h, w in np.ndindex(3, 2, 16, 16):
+        assert there["fc3.weight"][o, c * 256 + h * 16 + w] == flax["fc3/kernel"][h * 32 + w * 2 + c, o]
+    np.testing.assert_array_equal(there["fc4.weight"], flax["fc4/kernel"].T)
+    np.testing.assert_array_equal(there["conv2.bias"], flax["conv2/bias"])
+
+
+@pytest.mark.parametrize("name", ["conv1/kernel", "fc3/bias"])
+def test_what_is_not_the_tables_is_refused(name):
+    flax = files.flat_names(small_weights().params)
+    with pytest.raises(KeyError):
+        carry({other: array for other, array in flax.items() if other != name}, "flax", "torch")
+    with pytest.raises(ValueError):  # noqa: PT011 (zip's, or reshape's)
+        carry({**flax, name: flax[name][None]}, "flax", "torch")

@@ -1,0 +1,116 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from jaxcnn import pictures
+from jaxcnn.errors import UserError
+
+RAMP = np.repeat(np.linspace(0, 255, 96).round().astype(np.uint8)[None, :, None], 64, axis=0).repeat(3, axis=2)
+
+
+def read(path):
+    image, words = pictures.read(path)
+    assert image.shape == (32, 32, 3)
+    assert image.dtype == np.uint8
+    return image.astype(int), words
+
+
+def test_a_picture_of_the_right_size_is_taken_as_it_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image, words = read(tmp_path / "a.png")
+    np.testing.assert_array_equal(image, pixels)
+    assert words == "32 x 32 RGB"
+
+
+@pytest.mark.parametrize(
+    ("mode", "file"),
+    [("RGB", "a.png"), ("L", "a.png"), ("P", "a.png"), ("RGBA", "a.png"), ("LA", "a.png"), ("CMYK", "a.jpg"),
+     ("CMYK", "a.tif"), ("P", "a.gif"), ("YCbCr", "a.jpg"), ("RGB", "a.webp"), ("I;16", "a.png"), ("I;16B", "a.tif")],
+)  # fmt: skip
+def test_every_mode_shows_the_same_picture(tmp_path, mode, file):
+    """A grey ramp from black to white, 96 wide and 64 high: its middle 64 x 64 is what comes out."""
+    picture = Image.fromarray(RAMP)
+    if mode.startswith("I;16"):
+        wide = RAMP[:, :, 0].astype(np.uint16) * 257
+        picture = Image.fromarray(wide.astype(">u2") if mode.endswith("B") else wide)
+        assert picture.mode == mode
+    else:
+        picture = picture.quantize(256) if mode == "P" else picture.convert(mode)
+    picture.save(tmp_path / file)
+    image, words = read(tmp_path / file)
+    expected = np.linspace(0, 255, 96)[16:80].reshape(32, 2).mean(axis=1)
+    assert np.abs(image - expected[None, :, None]).max() <= 6
+    assert words.startswith("96 x 64 ")
+    assert words.endswith("its middle 64 x 64, resized to 32 x 32")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_on_white(tmp_path, mode):
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[:, :16, 3] = 255
+    picture = Image.fromarray(pixels)
+    if mode == "P":
+        indices = Image.fromarray((pixels[:, :, 3] == 0).astype(np.uint8)).convert("P")
+        indices.putpalette([0, 0, 0, 9, 9, 9])
+        indices.save(tmp_path / "a.png", transparency=1)
+    else:
+        picture.convert(mode).save(tmp_path / "a.png")
+    image, words = read(tmp_path / "a.png")
+    assert (image[:, :16] == 0).all()
+    assert (image[:, 16:] == 255).all()
+    assert "on white" in words
+
+
+def test_a_camera_picture_is_turned_as_its_exif_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held with its right side down
+    Image.fromarray(RAMP).save(tmp_path / "a.png", exif=exif)
+    image, words = read(tmp_path / "a.png")
+    assert "turned upright" in words
+    assert "its middle 64 x 64" in words
+    assert image[0].max() < image[-1].min()
+    assert (image == image[:, :1]).all()
+
+
+def test_lab(tmp_path):
+    profile = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    ImageCms.applyTransform(Image.fromarray(RAMP), profile).save(tmp_path / "a.tif")
+    read(tmp_path / "a.tif")
+
+
+def png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("absent", "no such"), ("folder", "no such"), ("empty", "no picture"), ("text", "no picture"),
+     ("cut", "truncated"), ("flipped", "not a readable"), ("zero", "picture"), ("bomb", "89 million"),
+     ("small bomb", "89 million"), ("float", "32 bits")],
+)  # fmt: skip
+def test_what_is_no_picture_is_an_error_of_one_line(tmp_path, kind, words):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    whole = path.read_bytes()
+    if kind == "float":
+        path = tmp_path / "a.tif"
+        Image.fromarray(np.ones((40, 40), np.float32)).save(path)
+    elif kind in ("absent", "folder"):
+        path = tmp_path / "absent.png" if kind == "absent" else tmp_path
+    else:
+        path.write_bytes({
+            "empty": b"", "text": b"hello", "cut": whole[:2000], "zero": png(0, 8), "bomb": png(60000, 60000),
+            "small bomb": png(10000, 10000), "flipped": whole[:99] + bytes([whole[99] ^ 255]) + whole[100:],
+        }[kind])  # fmt: skip
+    with pytest.raises(UserError, match=words) as problem:
+        pictures.read(path)
+    assert str(path) in str(problem.value)
+    assert "\n" not in str(problem.value)
