@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := requirements.lock
 
-.PHONY: train test check setup clean
+.PHONY: train test soak check setup clean
 
 train: setup
 	$(BIN)/python scripts/train.py --dataset digits $(if $(wildcard runs/digits/config.json),--resume)
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The long faults, and training in several processes: half an hour and more.
+soak: setup
+	$(BIN)/python -m pytest -m soak
 
 check: setup
 	$(BIN)/ruff check

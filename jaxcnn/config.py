@@ -40,7 +40,7 @@ class Config:
 # The digits are 35 times fewer than CIFAR-10's images: the tutorial's learning rate would want hundreds of epochs.
 DEFAULTS: dict[str, Config] = {
     "cifar10": Config(),
-    "digits": Config(dataset="digits", epochs=8, learning_rate=0.02),
+    "digits": Config(dataset="digits", epochs=10, learning_rate=0.01),
 }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,14 +12,13 @@ from pathlib import Path
 from types import FrameType
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from jaxcnn import checkpoints, figures, files, sharding, train
 from jaxcnn.config import Config
-from jaxcnn.data import Dataset, Split
+from jaxcnn.data import Dataset
 from jaxcnn.errors import UserError
 from jaxcnn.model import CNN, Params, parameter_count
 from jaxcnn.progress import progress
@@ -53,7 +53,7 @@ def stop_asked() -> Iterator[Callable[[], int | None]]:
         if came and signum == signal.SIGINT:
             raise KeyboardInterrupt
         came.append(signum)
-        os.write(2, b"\nstopping after this step, and saving; Ctrl-C again stops at once\n")
+        os.write(sys.stderr.fileno(), b"\nstopping after this step, and saving; Ctrl-C again stops at once\n")
 
     main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set a handler
     before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM) if main}
@@ -70,6 +70,8 @@ def memory_running_out(batch_size: int) -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as problem:
+        if jax.process_count() > 1 and "RESOURCE_EXHAUSTED" not in str(problem):
+            raise  # most likely another process ended: `sharding.joined` says so
         why = str(problem).partition("\n")[0] or "no memory left"
         todo = "if memory ran out, train anew with a smaller --batch-size"
         raise UserError(f"the device failed ({why:.200})", f"a step of {batch_size} images", todo) from problem
@@ -101,7 +103,7 @@ class Trainer:
     def steps(self, state: TrainState, count: int) -> TrainState:
         """`train_steps`, waited for."""
         state = train.train_steps(
-            self.model, self.optimizer, state, self.data, self.seed, jnp.int32(count),
+            self.model, self.optimizer, state, self.data, self.seed, np.int32(count),
             batch_size=self.batch_size, sharding=sharding.divided(self.mesh),
         )  # fmt: skip
         return jax.block_until_ready(state)
@@ -111,18 +113,15 @@ class Trainer:
         return min((step - (number - 1) * self.per_epoch) * self.batch_size, len(self.data.images))
 
 
-def on_device(split: Split) -> Arrays:
-    """A split as JAX arrays."""
-    return Arrays(jnp.asarray(split.images), jnp.asarray(split.labels))
-
-
 def make_trainer(config: Config, dataset: Dataset, mesh: Mesh) -> Trainer:
-    """Put the training data on the devices and compile the step."""
-    data = sharding.replicate(on_device(dataset.train), mesh)
-    test = sharding.replicate(on_device(dataset.test), mesh)
+    """Put the data on the devices; UserError where another process has other data."""
+    splits = dataset.train, dataset.test
+    named = zip(("training", "test"), splits, strict=True)
+    sharding.check_same(mesh, **{f"{name} {part}": getattr(s, part) for name, s in named for part in Arrays._fields})
+    data, test = (Arrays(*sharding.replicate((s.images, s.labels), mesh)) for s in splits)
     model = train.network(config, len(dataset.class_names))
     optimizer = train.sgd(config.learning_rate, config.momentum)
-    seed = sharding.replicate(jnp.uint32(config.seed), mesh)
+    seed = sharding.replicate(np.uint32(config.seed), mesh)
     return Trainer(config, model, optimizer, mesh, data, test, seed)
 
 
@@ -138,16 +137,18 @@ def fit(
 ) -> list[Metrics]:
     """Train, or go on with the run in `out`, to the end; the metrics of each epoch.
 
-    params: to start a new run from; None draws them.  checkpoint_seconds: at most this much training is ever lost.
+    params: to start a new run from; None draws them. With many processes, process 0's count, and it alone uses `out`.
+     checkpoint_seconds: at most this much training is ever lost.
     Interrupted after a signal, the state being saved; Diverged where the loss is not finite; UserError otherwise.
     """
     run = RunDirectory(out)
     trainer = make_trainer(config, dataset, mesh)
     state, seconds = _first_state(trainer, run, params, say)
     say(f"{parameter_count(state.params):,} parameters, {trainer.per_epoch:,} steps an epoch")
-    history = _history_until(run, int(state.step), trainer.per_epoch)
+    history = _history_until(run, int(state.step), trainer.per_epoch) if sharding.is_first() else {}
     finished = int(state.step) // trainer.per_epoch
-    if finished >= config.epochs and finished in history:
+    _, written = sharding.agreed(None, finished in history)
+    if finished >= config.epochs and written:
         say(f"already trained for {finished} epochs; --epochs {finished + 1} or more goes on")
         return list(history.values())
     with stop_asked() as asked, memory_running_out(trainer.batch_size):
@@ -155,11 +156,12 @@ def fit(
         state = trainer.steps(state, 0)
         say(f"compiled in {time.monotonic() - start:.1f} s")
         # An end of an epoch without its line: the run ended between the checkpoint and the evaluation.
-        epoch = finished if int(state.step) % trainer.per_epoch == 0 and finished not in history else finished + 1
+        epoch = finished if int(state.step) % trainer.per_epoch == 0 and not written else finished + 1
         for number in range(max(epoch, 1), config.epochs + 1):
             state, seconds = _train_epoch(trainer, run, state, seconds, number, asked, checkpoint_seconds)
             history[number] = _evaluate(trainer, state, seconds, number)
-            _write_epoch(run, state, history, dataset)
+            if sharding.is_first():
+                _write_epoch(run, state, history, dataset)
             say(_epoch_line(history[number], config.epochs))
             seconds = 0.0
     return list(history.values())
@@ -168,15 +170,20 @@ def fit(
 def _first_state(
     trainer: Trainer, run: RunDirectory, params: Params | None, say: Callable[[str], None]
 ) -> tuple[TrainState, float]:
-    """The newest checkpoint's state, or a new run's, which is saved; and the seconds its epoch has taken so far."""
-    initial = train.create_state(trainer.model, trainer.optimizer, trainer.config.seed)
+    """The newest checkpoint's state, or a new run's, which is saved; and the seconds its epoch has taken so far.
+
+    Process 0's state in every process: no other needs to see the run directory.
+    """
+    state = train.create_state(trainer.model, trainer.optimizer, trainer.config.seed)
     if params is not None:
-        initial = train.with_params(trainer.optimizer, params)
-    if checkpoints.saved(run.checkpoints):
-        state, known = checkpoints.restore_newest(run.checkpoints, initial, say)
-        return sharding.replicate(state, trainer.mesh), float(known["seconds"])
-    checkpoints.save(run.checkpoints, initial, {"seconds": "0"})
-    return sharding.replicate(initial, trainer.mesh), 0.0
+        state = train.with_params(trainer.optimizer, params)
+    known = {"seconds": "0"}
+    if sharding.is_first():
+        if checkpoints.saved(run.checkpoints):
+            state, known = checkpoints.restore_newest(run.checkpoints, state, say)
+        else:
+            checkpoints.save(run.checkpoints, state, known)
+    return sharding.replicate(sharding.from_first(state), trainer.mesh), float(known["seconds"])
 
 
 def _history_until(run: RunDirectory, step: int, per_epoch: int) -> dict[int, Metrics]:
@@ -210,8 +217,9 @@ def _train_epoch(
             update(done - before, f"loss {loss:.4f}")
             before = done
             count = max(1, min(4 * count, round(count * TICK_SECONDS / elapsed)))
-            signum = asked()
-            if signum or step == end or time.monotonic() - saved > checkpoint_seconds:
+            due = step == end or time.monotonic() - saved > checkpoint_seconds
+            signum, count, save = sharding.agreed(asked(), count, due)
+            if signum or save:
                 _save_checkpoint(run, state, seconds)
                 saved = time.monotonic()
             if signum:
@@ -223,13 +231,15 @@ def _save_checkpoint(run: RunDirectory, state: TrainState, seconds: float) -> No
     """Save a state that can be gone on from: an update may be infinite before a loss is."""
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)):
         raise Diverged(f"the parameters after step {int(state.step)} are not finite")
-    checkpoints.save(run.checkpoints, state, {"seconds": repr(seconds)})
+    if sharding.is_first():
+        checkpoints.save(run.checkpoints, state, {"seconds": repr(seconds)})
 
 
 def _evaluate(trainer: Trainer, state: TrainState, seconds: float, number: int) -> Metrics:
     """The metrics of epoch `number`, all test images classified."""
     images = len(trainer.data.images)
-    logits = train.predict_logits(trainer.model, state.params, trainer.test.images)
+    divided = sharding.divided(trainer.mesh)
+    logits = train.predict_logits(trainer.model, state.params, trainer.test.images, sharding=divided)
     test_loss, test_accuracy = train.metrics(logits, trainer.test.labels)
     return {
         "epoch": number,

@@ -58,19 +58,21 @@ def _kernel_gradient_stock(x: Array, kernel: Array, dy: Array, *, padding: Paddi
 
 
 def _kernel_gradient_by_products(x: Array, kernel: Array, dy: Array, *, padding: Padding) -> Array:
-    """dkernel[a,b,c,o] = sum over n, i, j of x[n,i+a,j+b,c] dy[n,i,j,o], as one product for each kernel row a.
+    """dkernel[a,b,c,o] = sum over n, i, j of x[n,i+a,j+b,c] dy[n,i,j,o], as one product of matrices.
 
     XLA:CPU's own takes 111 to 224 ms for the tutorial's conv2 at batch 32, and 30 times that inside a loop.
     """
-    (kh, kw, c, o), (_, h, w, _) = kernel.shape, dy.shape
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    if c * kw < 32:  # few channels: one product a row
-        shifts = jnp.concatenate([padded[:, :, b : b + w] for b in range(kw)], axis=-1)
-        rows = [jnp.einsum("nijk,nijo->ko", shifts[:, a : a + h], dy) for a in range(kh)]
-        return jnp.stack(rows).reshape(kh, kw, c, o)
-    shifts = jnp.concatenate([padded[:, :, b : b + w] for b in range(kw)], axis=-1)
-    dys = jnp.concatenate([jnp.pad(dy, ((0, 0), (a, kh - 1 - a), (0, 0), (0, 0))) for a in range(kh)], axis=-1)
-    return jnp.einsum("nijk,nijl->kl", shifts, dys).reshape(kw, c, kh, o).transpose(2, 0, 1, 3)
+    (kh, kw, c, o), (n, h, w, _) = kernel.shape, dy.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    if kh * kw * c <= o:  # few input channels: all taps of x side by side
+        taps = jnp.concatenate([x[:, a : a + h, b : b + w] for a in range(kh) for b in range(kw)], axis=-1)
+        return (taps.reshape(n * h * w, -1).T @ dy.reshape(n * h * w, o)).reshape(kernel.shape)
+    # x shifted along its rows, dy along its columns: their product holds every tap (12 ms; other ways 15 to 26).
+    across = jnp.concatenate([x[:, :, b : b + w] for b in range(kw)], axis=-1)
+    down = jnp.pad(dy.transpose(3, 0, 1, 2), ((0, 0), (0, 0), (kh - 1, kh - 1), (0, 0)))
+    down = jnp.stack([down[:, :, kh - 1 - a : 2 * (kh - 1) - a + h] for a in range(kh)])
+    taps = down.reshape(kh * o, -1) @ across.reshape(-1, kw * c)
+    return taps.reshape(kh, o, kw, c).transpose(0, 2, 3, 1)
 
 
 conv2d.defvjp(_conv2d_forward, _conv2d_backward)
@@ -107,31 +109,31 @@ def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h/2 w/2 c"]:
 
     A tie's gradient goes to its first maximum in row-major order, as in PyTorch. NaN wins, as in PyTorch and XLA.
     """
-    return _windows(x).max(axis=0)
+    first, second, third, fourth = _corners(x)
+    return jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, fourth))
 
 
-def _windows(x: Array) -> Array:
-    """The four corners of each window, in row-major order: [4, n, h/2, w/2, c]."""
+def _corners(x: Array) -> list[Array]:
+    """The four corners of each window, in row-major order, each [n, h/2, w/2, c]."""
     h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    return jnp.stack([x[:, i:h:2, j:w:2] for i in (0, 1) for j in (0, 1)])
+    return [x[:, i:h:2, j:w:2] for i in (0, 1) for j in (0, 1)]
 
 
 def _max_pool_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
     y = max_pool(x)
-    return y, (x, y)
+    first, second, third, _ = (corner == y for corner in _corners(x))
+    place = jnp.where(first, 0, jnp.where(second, 1, jnp.where(third, 2, 3))).astype(jnp.uint8)
+    return y, (place, jnp.zeros((0, *x.shape[1:3]), jnp.uint8))  # the second is there for its shape
 
 
 def _max_pool_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
-    x, y = saved
-    taken = jnp.zeros(y.shape, bool)
-    corners = []
-    for corner in _windows(x):
-        first = ((corner == y) | jnp.isnan(corner)) & ~taken
-        taken = taken | first
-        corners.append(jnp.where(first, dy, 0))
-    n, h, w, c = y.shape
-    dx = jnp.stack(corners).reshape(2, 2, n, h, w, c).transpose(2, 3, 0, 4, 1, 5).reshape(n, 2 * h, 2 * w, c)
-    return (jnp.pad(dx, ((0, 0), (0, x.shape[1] - 2 * h), (0, x.shape[2] - 2 * w), (0, 0))),)
+    place, shape = saved
+    n, h, w, c = dy.shape
+    corner = 2 * lax.broadcasted_iota(jnp.uint8, (1, 1, 2, 1, 2, 1), 2)
+    corner += lax.broadcasted_iota(jnp.uint8, (1, 1, 2, 1, 2, 1), 4)
+    dx = jnp.where(place[:, :, None, :, None] == corner, dy[:, :, None, :, None], jnp.zeros((), dy.dtype))
+    rest = [(0, 0), (0, shape.shape[1] - 2 * h), (0, shape.shape[2] - 2 * w), (0, 0)]
+    return (jnp.pad(dx.reshape(n, 2 * h, 2 * w, c), rest),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -56,5 +56,3 @@ def _lines(what: str, total: int, unit: str, done: int) -> Iterator[Update]:
             say(f"{what}: {done:,}{of} {unit}, {rate:,.{0 if rate > 10 else 1}f}/s{left}{note and ', '}{note}")
 
     yield update
-    if (seconds := time.monotonic() - start) > DELAY:
-        say(f"{what}: {done:,} {unit} in {seconds:.0f} s")

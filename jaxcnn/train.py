@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int32, Key, UInt8, UInt32
 
 from jaxcnn.config import Config
@@ -94,20 +94,26 @@ def epoch_order(seed: int | Array, epoch: int | Array, images: int) -> Int32[Arr
 
 def cross_entropy(logits: Float[Array, "b classes"], labels: UInt8[Array, "b"]) -> Float[Array, "b"]:
     """Each image's own loss, in nats."""
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    wide = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
     return optax.softmax_cross_entropy_with_integer_labels(wide, labels.astype(jnp.int32))
+
+
+def mean_loss(
+    logits: Float[Array, "b classes"], batch: Batch
+) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Int32[Array, ""]]]:
+    """The mean loss over a batch's real images; with it their summed loss and how many are classified correctly."""
+    losses = jnp.where(batch.real, cross_entropy(logits, batch.labels), 0)
+    total = losses.sum(dtype=losses.dtype)
+    correct = (lax.argmax(logits, 1, jnp.int32) == batch.labels.astype(jnp.int32)) & batch.real
+    return total / batch.real.sum(dtype=losses.dtype), (total, correct.sum(dtype=jnp.int32))
 
 
 def batch_loss(
     model: CNN, params: Params, batch: Batch, dropout_key: Key[Array, ""] | None
 ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Int32[Array, ""]]]:
-    """The mean loss over a batch's real images; with it their summed loss and how many are classified correctly."""
+    """`mean_loss` of a batch as a function of the parameters."""
     images = scale_pixels(batch.images, model.param_dtype)
-    logits = model.apply({"params": params}, images, dropout_key)
-    losses = jnp.where(batch.real, cross_entropy(logits, batch.labels), 0)
-    total = losses.sum(dtype=losses.dtype)
-    correct = (logits.argmax(axis=-1) == batch.labels.astype(jnp.int32)) & batch.real
-    return total / batch.real.sum(dtype=losses.dtype), (total, correct.sum(dtype=jnp.int32))
+    return mean_loss(model.apply({"params": params}, images, dropout_key), batch)
 
 
 def train_step(
@@ -145,7 +151,7 @@ def train_steps(
 
     The sums of the epoch begin anew with its first step. `count` must not reach beyond the epoch. It is not static: one
     compilation serves a whole epoch and any part of one. A loss that is not finite ends the loop with the step that met
-    it, and stays in `state.loss_sum`. `sharding` divides each batch among devices.
+    it, and stays in `state.loss_sum`. `sharding` divides each batch among devices; the state is the same on all.
     """
     per_epoch = jnp.uint32(steps_per_epoch(len(data.images), batch_size))
     order = epoch_order(seed, state.step // per_epoch, len(data.images))
@@ -159,21 +165,34 @@ def train_steps(
         batch = take_batch(data, order, state.step % per_epoch, batch_size)
         if sharding is not None:
             batch = lax.with_sharding_constraint(batch, sharding)
-        return train_step(model, optimizer, state, batch, seed)
+        state = train_step(model, optimizer, state, batch, seed)
+        if sharding is not None:
+            state = lax.with_sharding_constraint(state, NamedSharding(sharding.mesh, PartitionSpec()))
+        return state
 
     return lax.while_loop(lambda s: (s.step < last) & jnp.isfinite(s.loss_sum), step, state)
 
 
-@partial(jax.jit, static_argnames=("model", "batch_size"))
+@partial(jax.jit, static_argnames=("model", "batch_size", "sharding"))
 def predict_logits(
-    model: CNN, params: Params, images: UInt8[Array, "n h w c"], *, batch_size: int = 128
+    model: CNN,
+    params: Params,
+    images: UInt8[Array, "n h w c"],
+    *,
+    batch_size: int = 128,
+    sharding: NamedSharding | None = None,
 ) -> Float[Array, "n classes"]:
-    """Logits of any number of images, dropout off, in one dispatch; memory grows with `batch_size` only."""
+    """Logits of any number of images, dropout off, in one dispatch; memory grows with `batch_size` only.
+
+    `sharding` divides each batch among devices.
+    """
     batch_size = min(batch_size, max(len(images), 1))
     batches = steps_per_epoch(len(images), batch_size)
     padded = jnp.pad(images, ((0, batches * batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)))
 
     def logits(batch: Array) -> Array:
+        if sharding is not None:
+            batch = lax.with_sharding_constraint(batch, sharding)
         return model.apply({"params": params}, scale_pixels(batch, model.param_dtype))
 
     outputs = lax.map(logits, padded.reshape(batches, batch_size, *images.shape[1:]))
@@ -183,5 +202,5 @@ def predict_logits(
 @jax.jit
 def metrics(logits: Float[Array, "n classes"], labels: UInt8[Array, "n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean loss in nats, and accuracy as a fraction of exactly n."""
-    correct = (logits.argmax(axis=-1) == labels.astype(jnp.int32)).sum(dtype=jnp.int32)
+    correct = (lax.argmax(logits, 1, jnp.int32) == labels.astype(jnp.int32)).sum(dtype=jnp.int32)
     return cross_entropy(logits, labels).mean(), correct / len(labels)

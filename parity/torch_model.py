@@ -80,7 +80,7 @@ def channels_first(images: np.ndarray) -> torch.Tensor:
 def channels_last(tensor: torch.Tensor) -> np.ndarray:
     """[n, c, h, w] as [n, h, w, c]; rows stay rows."""
     tensor = tensor.detach()
-    return np.array(tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor)
+    return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor).numpy().copy()
 
 
 def pixels(images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:

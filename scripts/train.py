@@ -1,6 +1,7 @@
 """Train the tutorial's network."""
 
 import dataclasses
+import json
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 import parity
 from jaxcnn import cli, data, files, fit, model, platform, sharding, weights
 from jaxcnn.config import DEFAULTS, Config, read_config, resumed, to_json
+from jaxcnn.errors import UserError
 from jaxcnn.run_directory import RunDirectory
 
 EXAMPLES = """examples:
@@ -19,6 +21,8 @@ EXAMPLES = """examples:
   python scripts/train.py --platform gpu --data-dir ~/tensorflow_datasets
   python scripts/train.py --resume                         go on after Ctrl-C, or any other end
   python scripts/train.py --resume --epochs 40             ... and for longer
+  python scripts/train.py --coordinator node1:9876 --num-processes 2 --process-id 0     on node1, and with 1 on node2
+  srun python scripts/train.py --coordinator auto          in a Slurm job
 
 A run directory holds config.json, metrics.jsonl (a line an epoch), curves.png, weights.safetensors and checkpoints/.
 Exit status: 0 done; 1 the loss is not finite; 2 bad usage or input; 130, 143 after Ctrl-C, SIGTERM, having saved."""
@@ -43,8 +47,12 @@ def parser() -> cli.ArgumentParser:
     add("--seed", type=cli.seed, help="of initial weights, shuffles and dropout masks (default 0)")
     add("--precision", choices=["float32", "bfloat16"], help="of the computation; parameters stay float32 (default)")
     add("--init", metavar="WEIGHTS", help="start from these weights instead of random ones")
-    add("--devices", metavar="N", default=1, type=cli.positive_int,
-        help="divide each batch among N devices; on the CPU, N virtual ones (default 1)")  # fmt: skip
+    add("--devices", metavar="N", default=1, type=device_count,
+        help="divide each batch among N (default 1), or all, devices of each process; on the CPU, virtual")  # fmt: skip
+    add("--coordinator", metavar="HOST:PORT", help="one of many processes: where process 0 is to be met, or auto "
+        "for what Slurm, Open MPI, Kubernetes or a TPU pod says")  # fmt: skip
+    add("--num-processes", metavar="N", type=cli.positive_int, help="how many processes there are")
+    add("--process-id", metavar="I", type=process_id, help="which one this is, from 0; process 0 writes and speaks")
     add("--out", metavar="RUN", type=Path, help="the run directory (default runs/<dataset>)")
     add(
         "--resume",
@@ -54,37 +62,68 @@ def parser() -> cli.ArgumentParser:
     return parser
 
 
-def configuration(given: dict[str, Any], run: RunDirectory, resume: bool) -> Config:
-    """The run's configuration: the resumed run's or the data set's default, with what was given in its place."""
-    if "data_dir" in given and "://" not in given["data_dir"]:
-        given["data_dir"] = str(Path(given["data_dir"]).expanduser().absolute())
+def device_count(text: str) -> int | None:
+    """An argparse type: how many devices, None for all."""
+    return None if text == "all" else cli.positive_int(text)
+
+
+def process_id(text: str) -> int:
+    """An argparse type: 0, or what `cli.positive_int` takes."""
+    return 0 if text == "0" else cli.positive_int(text)
+
+
+def configured(given: dict[str, Any], run: RunDirectory, resume: bool) -> tuple[Config, model.Params | None]:
+    """The resumed run's configuration or the data set's default, with what was given in its place; initial weights."""
     if resume:
-        return resumed(read_config(run.config), given)
-    return dataclasses.replace(DEFAULTS[given.get("dataset", "cifar10")], **given)
+        return resumed(read_config(run.config), given), None
+    run.check_free()
+    config = dataclasses.replace(DEFAULTS[given.get("dataset", "cifar10")], **given)
+    if not config.init:
+        return config, None
+    params = parity.load_weights(config.init).params
+    network = model.model_for(params)
+    return dataclasses.replace(config, channels=network.channels, hidden=network.hidden), params
+
+
+def agreed(config: Config | None, given: dict[str, Any]) -> Config:
+    """Process 0's configuration in every process, with this one's own folder of data; UserError if asked otherwise."""
+    config = Config(**json.loads(sharding.text_from_first(to_json(config) if config else "")))
+    for name, value in given.items():
+        if name != "data_dir" and value != getattr(config, name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"process 0 has {name} {getattr(config, name)}, not {value}", flag, "give all the same")
+    return dataclasses.replace(config, data_dir=given.get("data_dir", config.data_dir))
 
 
 def main() -> int:
-    """Parse, start JAX, load, train; the exit status."""
+    """Parse, join the other processes if there are any, train; the exit status."""
     arguments = vars(parser().parse_args())
+    cluster = [arguments.pop(name) for name in ("coordinator", "num_processes", "process_id")]
+    sharding.check_flags(*cluster)
+    with sharding.joined(*cluster):
+        return prepare(arguments)
+
+
+def prepare(arguments: dict[str, Any]) -> int:
+    """Start JAX, load weights and data, hold the run directory, train; the exit status."""
     out, resume = arguments.pop("out"), arguments.pop("resume")
     chosen, count = arguments.pop("platform"), arguments.pop("devices")
     run = RunDirectory(out or Path("runs") / (arguments["dataset"] or "cifar10"))
     given = {name: value for name, value in arguments.items() if value is not None}
-    if not resume:
-        run.check_free()
-    config = configuration(given, run, resume)
+    if "data_dir" in given and "://" not in given["data_dir"]:
+        given["data_dir"] = str(Path(given["data_dir"]).expanduser().absolute())
     devices = platform.start(chosen, cpu_devices=count)
+    sharding.settle(devices)
+    config, params = configured(given, run, resume) if sharding.is_first() else (None, None)
+    config = agreed(config, given)
     mesh = sharding.make_mesh(devices, count, config.batch_size)
-    params = None
-    if config.init and not resume:
-        params = parity.load_weights(config.init).params
-        network = model.model_for(params)
-        config = dataclasses.replace(config, channels=network.channels, hidden=network.hidden)
-    print(platform.describe(devices[:count], config.precision))
+    print(platform.describe(list(mesh.devices.flat), config.precision))
     dataset = data.load(config.dataset, config.data_dir)
     print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images", flush=True)
     if params is not None:
         weights.check_classes(params, dataset.class_names, config.init)
+    if not sharding.is_first():
+        return train(config, dataset, run, mesh, None)
     with run.locked():
         if resume:
             files.write_text(run.config, to_json(config))

@@ -3,7 +3,7 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
@@ -18,9 +18,12 @@ import jax
 import numpy as np
 import pytest
 
+from jaxcnn import platform
 from jaxcnn.config import DEFAULTS, Config
 from jaxcnn.data import Dataset, Split
 from jaxcnn.train import Arrays, create_state, network, sgd
+
+platform.set_flags()
 
 ROOT = Path(__file__).parent.parent
 

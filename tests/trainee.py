@@ -3,7 +3,8 @@
     python -m tests.trainee RUN EPOCHS [FAULT]
 
 FAULT: `fsync:K` kills the process at the K-th fsync, so during a checkpoint; `size:N` limits files to N bytes, as a
-full disk does; `vanish` removes the run directory under way; `slow` waits a little at each step, to be killed from outside.
+full disk does; `vanish` removes the run directory under way; `slow` waits
+a little at each step, to be killed from outside.
 """
 
 import dataclasses

@@ -1,0 +1,107 @@
+"""`python -m parity`: that the JAX network is the PyTorch network, and that training it is the same training."""
+
+import importlib.util
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import cli, figures, files
+from jaxcnn.errors import UserError
+from parity import report
+from parity.compare import FACTOR, FLOOR, Check
+
+PARTS = ("float64", "float32", "faults")
+EPILOG = """examples:
+  python -m parity                                random weights, the embedded digits; about a minute and a half
+  python -m parity runs/cifar10 --data-dir ~/tensorflow_datasets --json parity.json --figure parity.png
+
+The chain: outputs and every activation, every gradient, single optimizer steps, 200 steps of training with dropout,
+evaluation. In float64 JAX and PyTorch agree to 1e-12 (training: 1e-9); in float32 JAX is at most twice as far from the
+float64 truth as PyTorch is. Then classic mistakes are made on purpose, and each has to be noticed where it is.
+Exit status: 0; 1 where something diverges, with the first tensor that does; 2 for bad usage or bad input."""
+
+
+def main() -> int:
+    """Run the parts side by side, and report."""
+    parser = cli.ArgumentParser("Compare JAX with PyTorch, tensor by tensor, training included.", EPILOG)
+    parser.add_argument("weights", nargs="?", metavar="WEIGHTS", help="weights in any form (default: random ones)")
+    cli.add_data_dir(parser)
+    parser.add_argument("--steps", type=cli.positive_int, default=200, metavar="N",
+        help="length of the training that is compared (default 200)")  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every comparison as JSON")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw errors and bounds: .png, .svg or .pdf")
+    arguments = parser.parse_args()
+    if arguments.figure and arguments.figure.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"the suffix is {arguments.figure.suffix!r}", arguments.figure, "end it in .png, .svg or .pdf")
+    start = time.monotonic()
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("PyTorch is not installed", "python -m parity", "pip install 'jaxcnn[parity]'")
+    print("comparing, in float64, in float32, and with mistakes made on purpose ...", file=sys.stderr)
+    given = ["--steps", str(arguments.steps), *([arguments.weights] if arguments.weights else [])]
+    given += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
+    found = run_parts(given)
+    checks = [Check(**check) for check in found["checks"]]
+    failures = list(report.failures(checks, found["faults"]))
+    print(f"{found['device']}; PyTorch {version('torch')} on the CPU, TF32 off on both sides")
+    print(f"float32 bound: the larger of {FACTOR:g} times PyTorch's own error and {FLOOR:.1e}\n")
+    print("\n".join(report.table(checks, found["faults"])))
+    names = ("jax", "flax", "optax", "torch", "numpy")
+    result = {
+        "passed": not failures,
+        "checks": [
+            {"name": c.name, "error": report.finite(c.error), "bound": c.bound, "passed": c.passed} for c in checks
+        ],
+        "faults": found["faults"],
+        "drift": found["drift"],
+        "device": found["device"],
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+    }
+    if arguments.json:
+        files.write_text(arguments.json, json.dumps(result, indent=1) + "\n")
+    if arguments.figure:
+        figures.save(report.figure(checks, found["drift"]), arguments.figure)
+    caught = sum(fault["passed"] for fault in found["faults"]) - 1
+    print(f"\n{len(checks)} comparisons, {caught} mistakes caught, {time.monotonic() - start:.0f} s")
+    print("\n".join(failures) or "passed: the same network, trained the same way")
+    return 1 if failures else 0
+
+
+def run_parts(given: list[str]) -> dict[str, Any]:
+    """The parts' findings together. UserError, with a part's own line, where one finds the input bad."""
+    found: dict[str, Any] = {"checks": [], "drift": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        outs = {part: Path(folder) / f"{part}.json" for part in PARTS}
+        running = {
+            part: subprocess.Popen(
+                [sys.executable, "-m", "parity.worker", part, str(out), *(given if part != "faults" else [])],
+                stderr=subprocess.PIPE, text=True,
+            )
+            for part, out in outs.items()
+        }  # fmt: skip
+        try:
+            for part, process in running.items():
+                _, errors = process.communicate()
+                if process.returncode == 2:
+                    sys.stderr.write(errors)
+                    raise SystemExit(2)
+                if process.returncode:
+                    raise RuntimeError(f"the {part} part ended with {process.returncode}:\n{errors}")
+                one = json.loads(outs[part].read_text())
+                found["checks"] += one.get("checks", [])
+                found["drift"] |= {part: one["drift"]} if "drift" in one else {}
+                found.update({key: one[key] for key in ("device", "faults") if key in one})
+        finally:
+            for process in running.values():
+                process.kill()
+                process.wait()
+    return found
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,132 @@
+"""What the chain found, for people: a table, one line for a failure, a figure."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from parity.compare import FLOOR, TRAJECTORY_BOUND, Check
+
+LINKS = ("activations", "outputs", "gradients", "step", "trajectory", "evaluation")
+JAX, PYTORCH, BOUND = "#4477aa", "#999999", "#cc6677"
+
+Result = dict[str, Any]
+
+
+def finite(number: float) -> float | None:
+    """A number as JSON has them."""
+    return number if math.isfinite(number) else None
+
+
+def tensor_of(check: Check) -> tuple[str, str]:
+    """The link and the tensor of a check, its case left out."""
+    _, link, tensor = check.name.split("/", 2)
+    return link, tensor.split("@")[0]
+
+
+def worst_by_tensor(checks: Sequence[Check]) -> dict[tuple[str, str], Check]:
+    """Of each tensor, in order of execution, the check that is nearest to its bound or furthest beyond it."""
+    worst: dict[tuple[str, str], Check] = {}
+    for check in checks:
+        before = worst.get(tensor_of(check))
+        if before is None or check.share > before.share:
+            worst[tensor_of(check)] = check
+    return worst
+
+
+def table(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]:
+    """Lines of an aligned table: each tensor's worst case in both precisions; then the controls."""
+    exact, single = (worst_by_tensor([c for c in checks if c.name.startswith(p)]) for p in ("float64", "float32"))
+    yield f"{'':33}   ----- float64 -----   ----------- float32 -----------"
+    yield f"{'link':11} {'tensor':21}   {'error':>9} {'bound':>9}   {'JAX':>9} {'PyTorch':>9} {'bound':>9}   worst case"
+    before = ""
+    for key in {**single, **exact}:
+        halves = [half.get(key) for half in (exact, single)]
+        one, two = (f"{c.error:9.1e}" if c else "" for c in halves)
+        bounds = [f"{c.bound:9.1e}" if c else "" for c in halves]
+        check = halves[1] or halves[0]
+        assert check is not None
+        own = "" if check.pytorch is None else f"{check.pytorch:9.1e}"
+        failed = [c for c in halves if c and not c.passed]
+        case = "  ".join([*check.name.split("@")[1:], *(f"FAILED {c.name}" for c in failed)])
+        link = key[0] if key[0] != before else ""
+        before = key[0]
+        yield f"{link:11} {key[1]:21}   {one:>9} {bounds[0]:>9}   {two:>9} {own:>9} {bounds[1]:>9}   {case}".rstrip()
+    yield ""
+    yield f"{'mistake made on purpose':37} first noticed at"
+    for fault in faults:
+        missed = "" if fault["passed"] else f"  FAILED: expected {fault['expected'] or 'nothing'}"
+        yield f"{fault['name']:37} {fault['caught_by'] or '-'}{missed}"
+
+
+def failures(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]:
+    """Where the networks first diverge, in order of execution; each control that was not caught."""
+    failed = sorted((c for c in checks if not c.passed), key=lambda c: LINKS.index(tensor_of(c)[0]))
+    if failed:
+        yield f"first divergence: {failed[0]}"
+        yield f"failed: {len(failed)} of {len(checks)} comparisons"
+    for fault in faults:
+        if not fault["passed"]:
+            yield f"control failed: {fault['name']}: expected {fault['expected']}, caught by {fault['caught_by']}"
+
+
+def figure(checks: Sequence[Check], drift: dict[str, list[dict[str, float]]]) -> Figure:
+    """The errors of each link against their bounds, in both precisions, and how training drifts apart."""
+    drawn = Figure(figsize=(11, 9), layout="constrained")
+    axes = drawn.subplots(3, 1)
+    for place, precision in zip(axes, ("float64", "float32"), strict=False):
+        _errors(place, [c for c in checks if c.name.startswith(precision) and c.index is not None])
+        place.set_ylabel(f"{precision}: error")
+    _drift(axes[2], drift)
+    for place in axes:
+        place.set_yscale("log")
+        place.grid(alpha=0.3, axis="y")
+        place.spines[["top", "right"]].set_visible(False)
+    compared = sum(c.index is not None for c in checks)
+    drawn.suptitle(f"JAX against PyTorch: max |a − b| / max |b| of {compared} tensors, in order of execution")
+    return drawn
+
+
+def _errors(axes: Axes, checks: Sequence[Check]) -> None:
+    """Each tensor's error and bound, a column a link. What is exactly equal has no logarithm and lies at the bottom."""
+    bottom = 0.1 * min((c.error for c in checks if c.error > 0), default=FLOOR)
+    theirs = [c for c in checks if c.pytorch is not None]
+    ours = "JAX against PyTorch in float64" if theirs else "JAX against PyTorch"
+    for column, link in enumerate(LINKS):
+        of_link = [c for c in checks if tensor_of(c)[0] == link]
+        places = [column + (i + 0.5) / len(of_link) for i in range(len(of_link))]
+        styles: list[tuple[Any, str, str, str]] = [
+            ([c.pytorch or None for c in of_link], ".", PYTORCH, "PyTorch against itself in float64" if theirs else ""),
+            ([c.error or None for c in of_link], ".", JAX, ours),
+            ([None if c.error else bottom for c in of_link], "v", JAX, "exactly equal"),
+        ]
+        for values, marker, colour, label in styles:
+            axes.plot(places, np.array(values, float), marker, color=colour, markersize=4,
+                      label=label if label and not column else None)  # fmt: skip
+        axes.step(places, [c.bound for c in of_link], where="mid", color=BOUND, linewidth=1,
+                  label=None if column else "bound")  # fmt: skip
+        axes.axvline(column, color="#dddddd", linewidth=0.8)
+        axes.text(column + 0.5, 1.02, link, transform=axes.get_xaxis_transform(), ha="center", fontsize=9)
+    axes.set(xlim=(0, len(LINKS)), xticks=[], ylim=(bottom / 100, None))
+    axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left")
+
+
+def _drift(axes: Axes, drift: dict[str, list[dict[str, float]]]) -> None:
+    """The largest error of all parameters and momentum buffers against the step of training."""
+    series = (
+        ("float64", "error", JAX, "o-", "float64: JAX against PyTorch, from step 0 on"),
+        ("float32", "error", JAX, "s:", "float32: JAX against float64, from the mark before on"),
+        ("float32", "pytorch", PYTORCH, "s:", "float32: PyTorch against float64, likewise"),
+    )
+    for precision, who, colour, style, label in series:
+        points = drift[precision]
+        steps, values = [point["step"] for point in points], [point[who] for point in points]
+        axes.plot(steps, values, style, color=colour, markersize=3, linewidth=1, label=label)
+    axes.axhline(TRAJECTORY_BOUND, color=BOUND, linewidth=1, label="bound in float64")
+    axes.text(0.5, 0.97, "peaks: rounding to float32 put a ReLU or a maximum on another side",
+              transform=axes.transAxes, va="top", ha="center", fontsize=8)  # fmt: skip
+    axes.set(xlabel="step of training, dropout on", ylabel="largest error of\nparameters and momentum")
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.2))

@@ -1,0 +1,194 @@
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+import parity.__main__ as main
+from jaxcnn import data, layers
+from jaxcnn.model import CNN
+from parity import faults, report, trajectory
+from parity.cases import HUGE, TINY, cases, random_params
+from parity.passes import decisions, otherwise, torch_pass
+from parity.subject import Size, Subject
+from tests.conftest import ROOT
+
+NAME = r"float(64|32)/(outputs|activations|gradients|step|trajectory|evaluation)/[\w.]+(@\w+)?"
+TENSORS = {f"{layer}.{kind}" for layer in ("conv1", "conv2", "fc3", "fc4") for kind in ("weight", "bias")}
+
+
+def test_the_proof(tmp_path):
+    """The command as a user gives it, with a trajectory that goes just beyond an epoch's partial last batch."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "parity", "--steps", "70", "--json", "p.json", "--figure", "p.png"],
+        cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert found["passed"] is True
+    names = [check["name"] for check in found["checks"]]
+    assert all(re.fullmatch(NAME, name) for name in names)
+    assert len(names) == len(set(names)) > 500
+    for precision in ("float64", "float32"):
+        for link, tensors in {
+            "activations": {"input", "conv1", "act1", "drop1", "conv2", "act2", "pool2", "flat", "fc3", "drop3", "fc4"},
+            "outputs": {"logits", "loss"},
+            "gradients": {*TENSORS, "input"},
+            "step": {*TENSORS, *(f"{name}.momentum" for name in TENSORS), "loss"},
+            "trajectory": {*TENSORS, *(f"{name}.momentum" for name in TENSORS), "loss"},
+            "evaluation": {"logits", "loss", "predictions", "accuracy"},
+        }.items():  # fmt: skip
+            prefix = f"{precision}/{link}/"
+            assert tensors <= {name.removeprefix(prefix).split("@")[0] for name in names if name.startswith(prefix)}
+    for check in found["checks"]:
+        assert check["passed"]
+        assert check["error"] <= check["bound"]
+    exact = [c for c in found["checks"] if re.match("float64/(outputs|gradients|step)", c["name"])]
+    assert {c["bound"] for c in exact if "left_out" not in c["name"]} == {1e-12}
+    assert [fault["name"] for fault in found["faults"]] == ["no mistake", *(fault.name for fault in faults.FAULTS)]
+    assert all(fault["caught_by"] == fault["expected"] for fault in found["faults"])
+    assert {"jax", "torch"} <= found["versions"].keys()
+    assert (tmp_path / "p.png").stat().st_size > 30_000
+    for words in ("conv2.weight.momentum", "TF32 off on both sides", "passed: the same network"):
+        assert words in done.stdout
+
+
+def test_there_are_enough_controls_and_none_is_named_twice():
+    assert len({fault.name for fault in faults.FAULTS}) == len(faults.FAULTS) >= 20
+    assert {fault.caught_by.split("/")[0] for fault in faults.FAULTS} == set(report.LINKS)
+
+
+PASSING = {
+    "device": "cpu", "drift": {},
+    "checks": [{"name": "float64/activations/conv1@random", "error": 1e-16, "bound": 1e-12}],
+    "faults": [{"name": "no fault", "caught_by": None, "expected": None, "passed": True}],
+}  # fmt: skip
+BROKEN = [
+    {"name": "float64/step/fc4.bias@sgd", "error": 1.0, "bound": 1e-12, "index": [0], "ours": 1.0, "truth": 2.0},
+    {"name": "float64/activations/conv2@random", "error": 0.5, "bound": 1e-12, "index": [0, 3, 4, 1],
+     "ours": 0.25, "truth": 0.5},
+]  # fmt: skip
+MISSED = {"name": "sum for mean", "caught_by": None, "expected": "float64/outputs/loss@random", "passed": False}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"checks": PASSING["checks"] + BROKEN}, ["first divergence: float64/activations/conv2@random", "[0, 3, 4, 1]",
+                                                  "JAX 0.25, PyTorch 0.5", "2 of 3"]),
+        ({"faults": PASSING["faults"] + [MISSED]}, ["sum for mean", "expected float64/outputs/loss@random"]),
+        ({"checks": [{"name": "float32/outputs/loss@huge", "error": float("inf"), "bound": 1.0}]}, ["error inf"]),
+    ],
+)  # fmt: skip
+def test_a_divergence_or_a_control_that_is_not_caught_is_told_and_exits_1(monkeypatch, tmp_path, capsys, found, words):
+    monkeypatch.setattr(main, "run_parts", lambda given: {**PASSING, **found})
+    monkeypatch.setattr(sys, "argv", ["parity", "--json", str(tmp_path / "p.json")])
+    assert main.main() == 1
+    out = capsys.readouterr().out
+    for word in words:
+        assert word in out
+    assert json.loads((tmp_path / "p.json").read_text())["passed"] is False
+
+
+def test_a_control_that_nothing_catches_does_not_pass(monkeypatch):
+    monkeypatch.setattr(faults, "catch", lambda fault, subject: None)
+    first, *rest = faults.run(faults.narrow(data.load("digits")))
+    assert first["passed"]
+    assert not any(one["passed"] for one in rest)
+
+
+def test_a_mistake_is_made_for_a_while_only():
+    before = layers.max_pool
+    (fault,) = [fault for fault in faults.FAULTS if fault.name == "mean pooling"]
+    with faults.injected(fault):
+        assert layers.max_pool is not before
+    assert layers.max_pool is before
+
+
+@pytest.mark.parametrize("arguments", [["absent.pth"], ["--figure", "x.gif"], ["--step", "3"]])
+def test_bad_usage_is_one_line(arguments):
+    done = subprocess.run([sys.executable, "-m", "parity", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert arguments[-1] in done.stderr or "did you mean --steps?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return {case.name: case for case in cases(random_params(CNN(4, 12)), data.load("digits").train, 4)}
+
+
+def test_planted_ties_are_ties_in_both_precisions_bit_for_bit(inputs):
+    for name in ("zeros", "flat", "ties"):
+        case = inputs[name]
+        single, double = (torch_pass(case, case.real, dtype).activations for dtype in (torch.float32, torch.float64))
+        for layer in double:
+            np.testing.assert_array_equal(single[layer], double[layer])
+    maps = double["act2"].reshape(4, 16, 2, 16, 2, 4).swapaxes(2, 3).reshape(4, 16, 16, 4, 4)
+    tied = ((maps == maps.max(axis=3, keepdims=True)).sum(axis=3) > 1) & (maps.max(axis=3) > 0)
+    assert tied.sum() > 20
+    assert (double["conv1"] == 0).sum() > 100
+    assert (double["fc3"][:, ::4] == 0).all()
+
+
+def test_huge_and_tiny_stay_normal_and_saturated_logits_disagree_with_their_labels(inputs):
+    for name, scale in (("huge", HUGE), ("tiny", TINY)):
+        case = inputs[name]
+        found = torch_pass(case, case.real, torch.float32)
+        assert 0.01 < np.abs(found.outputs["logits"]).max() / scale < 100
+        for array in [*found.activations.values(), *found.gradients.values()]:
+            values = np.abs(array[array != 0])
+            assert values.min() > np.finfo(np.float32).tiny
+            assert values.max() < np.finfo(np.float32).max
+        assert (found.outputs["logits"].argmax(axis=1) != case.labels).all()
+        assert np.abs(found.gradients["fc4.bias"]).max() > 0.02
+
+
+def test_images_where_a_decision_falls_otherwise_are_found(inputs):
+    found = torch_pass(inputs["images"], inputs["images"].real, torch.float64).activations
+    assert not otherwise(found, found).any()
+    for layer, place in {"conv1": (1, 5, 5, 2), "fc3": (1, 3)}.items():
+        other = {**found, layer: found[layer].copy()}
+        other[layer][place] *= -1
+        assert (otherwise(other, found) == [0, 1, 0, 0]).all()
+    window = {**found, "act2": found["act2"].copy()}
+    window["act2"][2, 6, 7, 1] += 1e9
+    assert decisions(window)["pool2"][2, 3, 3, 1] == 1
+    assert otherwise(window, found)[[0, 1, 3]].sum() == 0
+
+
+def test_stretches_end_with_each_epoch_and_cover_all_steps():
+    found = trajectory.stretches(Subject("float32", None, None, Size()))
+    assert found[0] == (0, 10)
+    assert found[-1] == (190, 200)
+    assert all(end == start for (_, end), (start, _) in itertools.pairwise(found))
+    assert {63, 126, 189} <= {end for _, end in found}
+
+
+def test_initial_weights_have_pytorchs_distribution_and_nothing_in_common(monkeypatch):
+    """Many seeds, each layer's kernel and bias; Kolmogorov and Smirnov's test at one in a million.
+
+    That Flax's own initial weights fail it is one of the controls.
+    """
+    subject = Subject("float32", random_params(CNN(4, 12)), None, Size())
+    monkeypatch.setattr(trajectory, "SEEDS", 100)
+    found = list(trajectory.initial(subject))
+    assert {check.name.split("/")[2].removesuffix(".initial") for check in found} == TENSORS
+    assert all(check.passed for check in found), [str(check) for check in found]
+    draws = [trajectory.initial_params(subject.network, jax.random.key(seed)) for seed in range(40)]
+    biases = [np.concatenate([draw[name]["bias"][:4] for name in sorted(draw)]) for draw in draws]
+    correlation = np.corrcoef(np.transpose(biases)) - np.eye(16)
+    assert np.abs(correlation).max() < 0.65  # 4 standard deviations of 1/sqrt(40)
+
+
+def test_numbers_that_are_not_are_null_in_json():
+    assert report.finite(1.0) == 1.0
+    assert report.finite(float("nan")) is None
