@@ -187,7 +187,7 @@ def _connect(coordinator: str, processes: int | None, process: int | None) -> No
 
 def _lost(why: str) -> UserError:
     todo = "see what the others said, start all again with --resume"
-    return UserError(f"another process ended or cannot be reached ({why})", "--coordinator", todo)
+    return UserError(f"another process ended or cannot be reached ({why})", "training stops", todo)
 
 
 _messages = sys.stderr
