@@ -27,8 +27,8 @@ float64 truth as PyTorch is. Then classic mistakes are made on purpose, and each
 Exit status: 0; 1 where something diverges, with the first tensor that does; 2 for bad usage or bad input."""
 
 
-def main() -> int:
-    """Run the parts side by side, and report."""
+def parser() -> cli.ArgumentParser:
+    """The command line."""
     parser = cli.ArgumentParser("Compare JAX with PyTorch, tensor by tensor, training included.", EPILOG)
     parser.add_argument("weights", nargs="?", metavar="WEIGHTS", help="weights in any form (default: random ones)")
     cli.add_data_dir(parser)
@@ -36,14 +36,19 @@ def main() -> int:
         help="length of the training that is compared (default 200)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every comparison as JSON")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw errors and bounds: .png, .svg or .pdf")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Run the parts side by side, and report."""
+    arguments = parser().parse_args()
     if arguments.figure and arguments.figure.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"the suffix is {arguments.figure.suffix!r}", arguments.figure, "end it in .png, .svg or .pdf")
-    start = time.monotonic()
     if importlib.util.find_spec("torch") is None:
         raise UserError("PyTorch is not installed", "python -m parity", "pip install 'jaxcnn[parity]'")
+    start = time.monotonic()
     print("comparing, in float64, in float32, and with mistakes made on purpose ...", file=sys.stderr)
-    given = ["--steps", str(arguments.steps), *([arguments.weights] if arguments.weights else [])]
+    given = [*([arguments.weights] if arguments.weights else []), "--steps", str(arguments.steps)]
     given += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
     found = run_parts(given)
     checks = [Check(**check) for check in found["checks"]]
@@ -51,18 +56,16 @@ def main() -> int:
     print(f"{found['device']}; PyTorch {version('torch')} on the CPU, TF32 off on both sides")
     print(f"float32 bound: the larger of {FACTOR:g} times PyTorch's own error and {FLOOR:.1e}\n")
     print("\n".join(report.table(checks, found["faults"])))
-    names = ("jax", "flax", "optax", "torch", "numpy")
-    result = {
-        "passed": not failures,
-        "checks": [
-            {"name": c.name, "error": report.finite(c.error), "bound": c.bound, "passed": c.passed} for c in checks
-        ],
-        "faults": found["faults"],
-        "drift": found["drift"],
-        "device": found["device"],
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
-    }
     if arguments.json:
+        versions = {name: version(name) for name in ("jax", "flax", "optax", "torch", "numpy")}
+        result = {
+            "passed": not failures,
+            "checks": [report.plain(check) for check in checks],
+            "faults": found["faults"],
+            "drift": found["drift"],
+            "device": found["device"],
+            "versions": {"python": platform.python_version(), **versions},
+        }
         files.write_text(arguments.json, json.dumps(result, indent=1) + "\n")
     if arguments.figure:
         figures.save(report.figure(checks, found["drift"]), arguments.figure)

@@ -56,7 +56,7 @@ def random_params(network: CNN) -> Params:
 
 
 def cases(params: Params, split: Split, count: int) -> Iterator[Case]:
-    """Cases of `count` images each. `params`: float32, for all but the random case and the ties."""
+    """Cases of `count` images each. `params`: float32, for all but the random case and the last three."""
     rng = np.random.default_rng(SEED)
     network = model_for(params)
     labels = rng.integers(0, network.classes, count, dtype=np.uint8)

@@ -1,7 +1,6 @@
 """The negative controls: classic mistakes, each made on purpose, and where the chain has to notice it first."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,9 +51,10 @@ def catch(fault: Fault | None, subject: Subject) -> str | None:
 
     Nothing is jitted: what was compiled without the mistake would be used with it.
     """
-    with injected(fault) if fault else contextlib.nullcontext(), jax.disable_jit():
-        every = itertools.chain(chain.checks(subject, []), initial(subject))
-        return next((check.name for check in every if not check.passed), None)
+    with injected(fault) if fault else contextlib.nullcontext():
+        with jax.disable_jit():
+            first = next((check.name for check in chain.checks(subject, []) if not check.passed), None)
+        return first or next((check.name for check in initial(subject) if not check.passed), None)
 
 
 @contextlib.contextmanager
@@ -151,16 +151,11 @@ def flax_default(fan_in: int) -> Any:
 
 def sgd(change: Callable[..., Any]) -> Callable[[Any], Any]:
     """`train.sgd` with every option at hand."""
-
-    def wrong(right: Any) -> Any:
-        def optimizer(
-            learning_rate: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
-        ) -> Any:
-            return change(right, learning_rate, momentum, nesterov, weight_decay)
-
-        return optimizer
-
-    return wrong
+    return lambda right: (
+        lambda learning_rate, momentum=0.0, nesterov=False, weight_decay=0.0: change(
+            right, learning_rate, momentum, nesterov, weight_decay
+        )
+    )
 
 
 def own_momentum(before: Callable[..., float], after: Callable[..., float]) -> Callable[[Any], Any]:
@@ -229,25 +224,19 @@ FAULTS = (
     Fault("products in bfloat16", "activations/conv1@random", CONVOLUTION, conv(lambda x, k: (coarse(x), coarse(k)))),
     Fault("convolution's input gradient", "gradients/conv1.bias@random", CONVOLUTION, conv_gradient(wrong_dx=True)),
     Fault("convolution's kernel gradient", "gradients/conv2.weight@random", CONVOLUTION, conv_gradient(wrong_dx=False)),
-    Fault("another activation", "activations/act1@random", RELU, lambda _: jax.nn.gelu),
     Fault("ReLU's gradient at 0", "gradients/fc3.bias@ties", RELU, lambda _: lambda x: jnp.maximum(x, 0)),
     Fault("pooling with stride 1", "activations/pool2@random", POOL, lambda _: stride_1),
-    Fault("mean pooling", "activations/pool2@random", POOL, lambda _: lambda x: windows(x).mean(axis=0)),
     Fault("pooling ties to all maxima", "gradients/conv2.weight@ties", POOL,
           lambda _: lambda x: windows(x).max(axis=0)),
     Fault("pooling ties to the last maximum", "gradients/conv2.weight@ties", POOL, lambda _: last_maximum),
     Fault("dropout unscaled", "activations/drop1@training", DROPOUT,
           lambda f: lambda x, key, rate: f(x, key, rate) * (1 - rate)),
-    Fault("dropout scaled by its rate", "activations/drop1@training", DROPOUT,
-          lambda f: lambda x, key, rate: f(x, key, rate) * (1 - rate) / rate),
     Fault("dropout keeps what it should drop", "activations/drop1.mask@training", ((layers, "keep_mask"),),
           lambda f: lambda *a: ~f(*a)),
     Fault("dropout on at evaluation", "activations/drop1@random", ((model, "Dropout"),), lambda _: AlwaysDropout),
     Fault("dropout off in training", "activations/drop1@training", DROPOUT, lambda _: lambda x, key, rate: x),
     Fault("labels off by one", "outputs/loss@random", LOSS, lambda f: lambda x, y: f(x, (y + 1) % 10)),
     Fault("softmax twice", "outputs/loss@random", LOSS, lambda f: lambda x, y: f(jax.nn.softmax(x), y)),
-    Fault("label smoothing", "outputs/loss@random", LOSS,
-          lambda f: lambda x, y: 0.9 * f(x, y) - 0.1 * jax.nn.log_softmax(x).mean(axis=1)),
     Fault("sum for mean", "outputs/loss@random", MEAN, lambda f: lambda x, batch: ((t := f(x, batch))[1][0], t[1])),
     Fault("mean over the filled batch", "outputs/loss@training", MEAN,
           lambda f: lambda x, batch: (f(x, batch)[0] * batch.real.mean(dtype=x.dtype), f(x, batch)[1])),

@@ -1,12 +1,14 @@
 """PyTorch's side of training: single steps, and a run with JAX's batches and dropout masks."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import torch
+from jaxtyping import Array
 
+import jaxcnn
 from jaxcnn import train
 from jaxcnn.model import Params, model_for
 from parity.cases import SEED, Case, dropout_masks
@@ -50,22 +52,32 @@ def single_steps(
     return found
 
 
+class Schedule(NamedTuple):
+    """What training does when, in JAX's own numbers: the batches of an epoch's order, the masks of each step."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    batch: int
+    order: Callable[[int], Array]
+    masks: Callable[[int], dict[str, Array]]
+
+
+def schedule(network: jaxcnn.CNN, images: np.ndarray, labels: np.ndarray, batch: int) -> Schedule:
+    """The schedule of training with SEED."""
+    order = jax.jit(lambda epoch: train.epoch_order(SEED, epoch, len(images)))
+    masks = jax.jit(lambda step: dropout_masks(network, train.random_stream(SEED, train.DROPOUT, step), batch))
+    return Schedule(images, labels, batch, order, masks)
+
+
 class Replay:
-    """A training run of the twin. Batches are cut from JAX's order of the images, masks are those of (seed, step)."""
+    """A training run of the twin, by JAX's schedule."""
 
     def __init__(
-        self, params: Params, images: np.ndarray, labels: np.ndarray, batch: int, learning_rate: float,
-        momentum: float, dtype: torch.dtype,
+        self, params: Params, plan: Schedule, learning_rate: float, momentum: float, dtype: torch.dtype
     ) -> None:  # fmt: skip
-        self.images, self.labels, self.batch, self.dtype = images, labels, batch, dtype
+        self.plan, self.dtype, self.loss_sum = plan, dtype, 0.0
         self.network = twin(params, dtype)
         self.optimizer = torch.optim.SGD(self.network.parameters(), learning_rate, momentum=momentum)
-        self.loss_sum = 0.0
-        widths = model_for(params)
-        self.keep = jax.jit(
-            lambda step: dropout_masks(widths, train.random_stream(SEED, train.DROPOUT, step), batch)
-        )  # fmt: skip
-        self.order = jax.jit(lambda epoch: train.epoch_order(SEED, epoch, len(images)))
 
     def load(self, start: Arrays) -> None:
         """Go on from another state than its own."""
@@ -76,13 +88,13 @@ class Replay:
 
     def run(self, start: int, end: int) -> Arrays:
         """Steps `start` to `end`; the state after them, its loss summed over the images of the running epoch."""
-        per_epoch = -(-len(self.images) // self.batch)
+        images, labels, batch, order, masks = self.plan
+        per_epoch = -(-len(images) // batch)
         for step in range(start, end):
             epoch, position = divmod(step, per_epoch)
-            chosen = np.asarray(self.order(epoch))[position * self.batch : (position + 1) * self.batch]
-            masks = self.keep(step)
-            set_masks(self.network, {name: np.asarray(mask)[: len(chosen)] for name, mask in masks.items()})
-            loss = batch_loss(self.network, self.images[chosen], self.labels[chosen], self.dtype)
+            chosen = np.asarray(order(epoch))[position * batch : (position + 1) * batch]
+            set_masks(self.network, {name: np.asarray(mask)[: len(chosen)] for name, mask in masks(step).items()})
+            loss = batch_loss(self.network, images[chosen], labels[chosen], self.dtype)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

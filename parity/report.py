@@ -16,9 +16,10 @@ JAX, PYTORCH, BOUND = "#4477aa", "#999999", "#cc6677"
 Result = dict[str, Any]
 
 
-def finite(number: float) -> float | None:
-    """A number as JSON has them."""
-    return number if math.isfinite(number) else None
+def plain(check: Check) -> Result:
+    """A check as JSON has it: an error that is infinite is null."""
+    error = check.error if math.isfinite(check.error) else None
+    return {"name": check.name, "error": error, "bound": check.bound, "passed": check.passed}
 
 
 def tensor_of(check: Check) -> tuple[str, str]:
@@ -118,7 +119,7 @@ def _drift(axes: Axes, drift: dict[str, list[dict[str, float]]]) -> None:
     """The largest error of all parameters and momentum buffers against the step of training."""
     series = (
         ("float64", "error", JAX, "o-", "float64: JAX against PyTorch, from step 0 on"),
-        ("float32", "error", JAX, "s:", "float32: JAX against float64, from the mark before on"),
+        ("float32", "error", JAX, "s:", "float32: JAX against float64, over the last 10 steps"),
         ("float32", "pytorch", PYTORCH, "s:", "float32: PyTorch against float64, likewise"),
     )
     for precision, who, colour, style, label in series:

@@ -21,7 +21,7 @@ class Size:
     batch: int = 8
     steps: int = 200
     stretch: int = 10
-    evaluated: int = 200
+    evaluated: int = 100
     cases: tuple[str, ...] = ("random", "images", "training", "huge", "tiny", "zeros", "flat", "ties")
 
 

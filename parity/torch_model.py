@@ -58,9 +58,10 @@ def tensors(params: Params, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 def twin(params: Params, dtype: torch.dtype, keep: Mapping[str, np.ndarray] | None = None) -> CNN:
     """The PyTorch network with these parameters, and with these dropout masks (by layer, channels last) or none."""
     widths = model_for(params)
-    network = CNN(widths.channels, widths.hidden, widths.classes).to(dtype)
+    with torch.device("meta"):  # initial weights would be drawn for nothing
+        network = CNN(widths.channels, widths.hidden, widths.classes)
     network.drop1, network.drop3 = GivenDropout(network.drop1.p), GivenDropout(network.drop3.p)
-    network.load_state_dict(tensors(params, dtype))
+    network.load_state_dict(tensors(params, dtype), assign=True)
     set_masks(network, keep or {})
     return network
 

@@ -22,13 +22,11 @@ from parity.cases import random_params
 from parity.subject import Size, Subject
 from parity.trajectory import Drift, initial
 
-PARTS = ("float64", "float32", "faults")
-
 
 def main() -> None:
     """Run a part and write what it found."""
     parser = cli.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("part", choices=["float64", "float32", "faults"])
     parser.add_argument("out", type=Path)
     parser.add_argument("weights", nargs="?")
     parser.add_argument("--steps", type=int, default=200)
@@ -37,7 +35,6 @@ def main() -> None:
     jax.config.update("jax_enable_x64", arguments.part != "float32")
     devices = platform.start(None)
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     found: dict[str, Any] = {"device": platform.describe(devices, "float32")}
     if arguments.part == "faults":
         subject = faults.narrow(data.load("digits"))
