@@ -85,11 +85,7 @@ def kernel(layer: str, axes: str) -> Callable[[Any], Any]:
 
 def conv(change: Callable[..., Any]) -> Callable[[Any], Any]:
     """A convolution with its operands or its padding changed."""
-    return lambda right: (
-        lambda x, k, strides, padding, *rest, **options: right(
-            *(new := change(x, k))[:2], strides, new[2] if len(new) > 2 else padding, *rest, **options
-        )
-    )
+    return lambda right: lambda x, k, padding: right(*(new := change(x, k))[:2], new[2] if len(new) > 2 else padding)
 
 
 def coarse(x: Array) -> Array:
@@ -110,7 +106,7 @@ def conv_gradient(wrong_dx: bool) -> Callable[[Any], Any]:
             dx, jnp.roll(dk, 1, axis=0))  # fmt: skip
 
     convolve.defvjp(lambda x, k: (convolve(x, k), (x, k)), backward)
-    return lambda _: lambda x, k, *rest, **options: convolve(x, k)
+    return lambda _: lambda x, k, padding: convolve(x, k)
 
 
 def windows(x: Array) -> Array:
@@ -137,10 +133,10 @@ class AlwaysDropout(nn.Module):
     index: int
 
     @nn.compact
-    def __call__(self, x: Array, key: Any) -> Array:
+    def __call__(self, x: Array, key: Any, rows: Any = None) -> Array:
         """X, some of it dropped."""
         key = jax.random.key(0) if key is None else key
-        return layers.dropout(x, jax.random.fold_in(key, self.index), self.rate)
+        return layers.dropout(x, jax.random.fold_in(key, self.index), self.rate, rows)
 
 
 def flax_default(fan_in: int) -> Any:
@@ -205,7 +201,7 @@ def padded_accuracy(metrics: Any) -> Any:
 
 
 TABLE, POOL, DROPOUT = ((weights, "LAYERS"),), ((layers, "max_pool"),), ((layers, "dropout"),)
-CONVOLUTION = ((layers, "conv_general_dilated"),)
+CONVOLUTION = ((layers, "conv2d"),)
 PIXELS = ((model, "scale_pixels"), (train, "scale_pixels"))
 RELU, LOSS, MEAN, SGD = ((nn, "relu"),), ((train, "cross_entropy"),), ((train, "mean_loss"),), ((train, "sgd"),)
 
@@ -230,11 +226,11 @@ FAULTS = (
           lambda _: lambda x: windows(x).max(axis=0)),
     Fault("pooling ties to the last maximum", "gradients/conv2.weight@ties", POOL, lambda _: last_maximum),
     Fault("dropout unscaled", "activations/drop1@training", DROPOUT,
-          lambda f: lambda x, key, rate: f(x, key, rate) * (1 - rate)),
+          lambda f: lambda x, key, rate, rows: f(x, key, rate, rows) * (1 - rate)),
     Fault("dropout keeps what it should drop", "activations/drop1.mask@training", ((layers, "keep_mask"),),
           lambda f: lambda *a: ~f(*a)),
     Fault("dropout on at evaluation", "activations/drop1@random", ((model, "Dropout"),), lambda _: AlwaysDropout),
-    Fault("dropout off in training", "activations/drop1@training", DROPOUT, lambda _: lambda x, key, rate: x),
+    Fault("dropout off in training", "activations/drop1@training", DROPOUT, lambda _: lambda x, key, rate, rows: x),
     Fault("labels off by one", "outputs/loss@random", LOSS, lambda f: lambda x, y: f(x, (y + 1) % 10)),
     Fault("softmax twice", "outputs/loss@random", LOSS, lambda f: lambda x, y: f(jax.nn.softmax(x), y)),
     Fault("sum for mean", "outputs/loss@random", MEAN, lambda f: lambda x, batch: ((t := f(x, batch))[1][0], t[1])),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxcnn import cli, figures, files
+from jaxcnn import cli, figures, files, platform
 from jaxcnn.progress import Update, progress
 
 EXAMPLES = """examples:
@@ -166,6 +166,7 @@ def matmul_runner() -> Run:
 def work(contender: str, task: str, batch_size: int) -> None:
     """Be a contender: warm up, then for each number on standard input do so many steps; print seconds and MB."""
     start = time.perf_counter()
+    platform.start(None)  # before JAX starts: it sets XLA's flags
     if contender == "matmul":
         run = matmul_runner()
     elif contender in ("jaxcnn", "flax"):

@@ -43,20 +43,16 @@ def test_convolution_is_stock(n, h, w, c, o, kh, kw, pad, jit):
     assert_close(found, value_and_gradients(lambda x, k: layers.stock_conv(x, k, padding), x, kernel), **FLOAT32)
 
 
-@settings(max_examples=12)
-@given(
-    strides=st.sampled_from([(1, 1), (2, 1), (2, 2)]), lhs=st.sampled_from([None, (1, 1), (2, 1)]),
-    rhs=st.sampled_from([None, (1, 1), (1, 2)]), groups=st.sampled_from([1, 2]),
-    padding=st.sampled_from(["SAME", "VALID", [(1, 1), (0, 2)]]),
-)  # fmt: skip
-def test_convolution_as_flax_calls_it(strides, lhs, rhs, groups, padding):
-    if lhs == (2, 1) and isinstance(padding, str):
-        padding = [(1, 1), (1, 1)]
-    x, kernel = draws(1, (2, 7, 8, 4), (3, 3, 4 // groups, 6))
-    arguments = (strides, padding, lhs, rhs, lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)), groups)
-    found = value_and_gradients(lambda x, k: layers.conv_general_dilated(x, k, *arguments), x, kernel)
+@settings(max_examples=8)
+@given(rows=st.integers(1, 40), c=st.integers(1, 9), dtype=st.sampled_from([jnp.float32, jnp.bfloat16]))
+def test_a_bias_and_its_gradient(rows, c, dtype):
+    x, bias = draws(4, (rows, 2, c), (c,), dtype=dtype)
+    found = value_and_gradients(layers.add_bias, x, bias)
+    expected = value_and_gradients(lambda x, bias: x + bias[None, None], x, bias)
+    assert [a.dtype for a in found] == [dtype] * 3
+    tolerance = FLOAT32 if dtype == jnp.float32 else {"rtol": 3e-2, "atol": 3e-2}
     assert_close(
-        found, value_and_gradients(lambda x, k: lax.conv_general_dilated(x, k, *arguments), x, kernel), **FLOAT32
+        [jnp.asarray(a, jnp.float32) for a in found], [jnp.asarray(a, jnp.float32) for a in expected], **tolerance
     )
 
 
