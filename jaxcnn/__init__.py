@@ -5,9 +5,22 @@ probabilities = weights.predict(images)                       # uint8 [n, 32, 32
 [weights.class_names[i] for i in probabilities.argmax(axis=1)]
 """
 
-from jaxcnn.config import Config
-from jaxcnn.errors import UserError
-from jaxcnn.model import CNN
-from jaxcnn.weights import Weights, load
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxcnn.config import Config
+    from jaxcnn.errors import UserError
+    from jaxcnn.model import CNN
+    from jaxcnn.weights import Weights, load
 
 __all__ = ["CNN", "Config", "UserError", "Weights", "load"]
+
+_HOMES = {"CNN": "model", "Config": "config", "UserError": "errors", "Weights": "weights", "load": "weights"}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is asked for: JAX and Flax take a second, which `--help` need not wait for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"jaxcnn.{_HOMES[name]}"), name)

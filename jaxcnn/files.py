@@ -43,6 +43,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_folder(path: Path | None) -> None:
+    """UserError where no file could be written: better said before minutes of work than after them."""
+    if path and not os.access(path.absolute().parent, os.W_OK):
+        raise UserError("no such folder, or not one to write to", path.parent, "make it, or name another")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file or none."""
     with written_whole(path) as temporary:

@@ -46,6 +46,8 @@ def main() -> int:
         raise UserError(f"the suffix is {arguments.figure.suffix!r}", arguments.figure, "end it in .png, .svg or .pdf")
     if importlib.util.find_spec("torch") is None:
         raise UserError("PyTorch is not installed", "python -m parity", "pip install 'jaxcnn[parity]'")
+    for path in (arguments.json, arguments.figure):
+        files.check_folder(path)
     start = time.monotonic()
     print("comparing, in float64, in float32, and with mistakes made on purpose ...", file=sys.stderr)
     given = [*([arguments.weights] if arguments.weights else []), "--steps", str(arguments.steps)]

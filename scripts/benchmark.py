@@ -1,5 +1,6 @@
 """This against PyTorch, measured in one run: every contender a process of its own, all of them in turn."""
 
+import argparse
 import json
 import os
 import platform as machine
@@ -8,20 +9,24 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from jaxcnn import cli, figures, files, platform
+from jaxcnn import cli
 from jaxcnn.progress import Update, progress
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 EXAMPLES = """examples:
-  python scripts/benchmark.py                                  about 10 minutes; keep the machine otherwise idle
+  python scripts/benchmark.py                                  about 8 minutes; keep the machine otherwise idle
   python scripts/benchmark.py --batch-sizes 32 --json bench.json    writes bench.png too
+  python scripts/benchmark.py --scaling --json bench.json           and bench.scaling.png
 
 Each contender is a process of its own with all cores: the same weights and images, warmed up, then timed in turn
 (A B C A B C ...). A ratio is PyTorch's best median over this project's: above 1, this project is faster."""
@@ -35,12 +40,28 @@ CONTENDERS = {
 }
 TASKS = ("training", "inference")
 IMAGES = 2048
-# Multiplications and additions of the matrix products an image: two a weight and position. Training does each three
-# times (forward, both gradients), but for conv1, whose input needs none.
-CONV1, CONV2, FC = 2 * 1024 * 27 * 32, 2 * 1024 * 288 * 32, 2 * (8192 * 512 + 512 * 10)
-FLOPS = {"training": 2 * CONV1 + 3 * (CONV2 + FC), "inference": CONV1 + CONV2 + FC}
+SCALING = {"batch size": (1, 4, 16, 64, 256, 1024, 2048), "width": (1, 2, 3, 4)}
 
-Run = Callable[[int], None]
+Cost = tuple[int, int] | None  # dispatches, and bytes sent to the device with them; None: not a matter of dispatches
+Run = Callable[[int], Cost]  # does so many steps
+
+
+def flops(task: str, width: int) -> int:
+    """Multiplications and additions of the matrix products an image: two a weight and position.
+
+    Training does each three times (forward, both gradients), but for conv1, whose input needs none.
+    """
+    channels, hidden = 32 * width, 512 * width
+    conv1, rest = 2 * 1024 * 27 * channels, 2 * (1024 * 9 * channels**2 + 256 * channels * hidden + 10 * hidden)
+    return {"training": 2 * conv1 + 3 * rest, "inference": conv1 + rest}[task]
+
+
+def batch_size(text: str) -> int:
+    """An argparse type: a size that divides the images that are gone through."""
+    size = cli.positive_int(text)
+    if IMAGES % size:
+        raise argparse.ArgumentTypeError(f"{text} is not a power of two up to {IMAGES}")
+    return size
 
 
 def fixed_data() -> tuple[Any, Any]:
@@ -49,102 +70,117 @@ def fixed_data() -> tuple[Any, Any]:
     return rng.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8), rng.integers(0, 10, IMAGES, np.uint8)
 
 
-def jax_runner(task: str, batch_size: int) -> Run:
+def jax_runner(task: str, batch_size: int, width: int) -> Run:
     """This project's own dispatch of many steps."""
-    import jax
     import jax.numpy as jnp
 
-    from jaxcnn import train
-    from jaxcnn.config import Config
+    from jaxcnn import CNN, platform, train
 
+    platform.start(None)
     data = train.Arrays(*map(jnp.asarray, fixed_data()))
-    model, optimizer, seed = train.network(Config()), train.sgd(0.001, 0.9), jnp.uint32(0)
+    model, optimizer, seed = CNN(32 * width, 512 * width), train.sgd(0.001, 0.9), jnp.uint32(0)
     state = [train.create_state(model, optimizer, 0)]
 
-    def training(steps: int) -> None:
-        jax.block_until_ready(state[0])
-        state[0] = train.train_steps(model, optimizer, state[0], data, seed, jnp.int32(steps), batch_size=batch_size)
+    def training(steps: int) -> Cost:
+        count = np.int32(steps)
+        state[0] = train.train_steps(model, optimizer, state[0], data, seed, count, batch_size=batch_size)
         state[0].loss_sum.block_until_ready()
+        return 1, count.nbytes
 
-    def inference(steps: int) -> None:
+    def inference(steps: int) -> Cost:
         images = data.images[jnp.arange(steps * batch_size) % IMAGES]
         train.predict_logits(model, state[0].params, images, batch_size=batch_size).block_until_ready()
+        return 1, 0
 
     return {"training": training, "inference": inference}[task]
 
 
-def flax_runner(task: str, batch_size: int) -> Run:
-    """Stock layers in the same network, stepped from Python."""
+def flax_runner(task: str, batch_size: int, width: int) -> Run:
+    """The network in stock Flax layers, as a user would write it, stepped from Python."""
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
-    from jax import lax
+    import optax
 
-    from jaxcnn import layers, train
-    from jaxcnn.config import Config
-    from jaxcnn.model import scale_pixels
+    class Stock(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any, train: bool) -> Any:
+            x = nn.Dropout(0.3, deterministic=not train)(nn.relu(nn.Conv(32 * width, (3, 3))(x)))
+            x = nn.max_pool(nn.relu(nn.Conv(32 * width, (3, 3))(x)), (2, 2), (2, 2))
+            x = nn.relu(nn.Dense(512 * width)(x.reshape(len(x), -1)))
+            return nn.Dense(10)(nn.Dropout(0.5, deterministic=not train)(x))
 
-    def stock_dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
-        return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+    model, optimizer = Stock(), optax.sgd(0.001, 0.9)
+    images, labels = map(jnp.asarray, fixed_data())
+    params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False)
+    state = [(params, optimizer.init(params))]
 
-    patches = {
-        "conv_general_dilated": lax.conv_general_dilated,
-        "max_pool": lambda x: nn.max_pool(x, (2, 2), (2, 2)),
-        "dropout": stock_dropout,
-    }
-    for name, function in patches.items():
-        setattr(layers, name, function)
-    data = train.Arrays(*map(jnp.asarray, fixed_data()))
-    model, optimizer, seed = train.network(Config()), train.sgd(0.001, 0.9), jnp.uint32(0)
-    state, order = [train.create_state(model, optimizer, 0)], jnp.arange(IMAGES)
+    def batch(position: Any) -> tuple[Any, Any]:
+        start = position * batch_size % IMAGES
+        x, y = (jax.lax.dynamic_slice_in_dim(a, start, batch_size) for a in (images, labels))
+        return x.astype(jnp.float32) / 255, y.astype(jnp.int32)
 
-    @jax.jit
-    def batch(position: jax.Array) -> train.Batch:
-        return train.take_batch(data, order, position % (IMAGES // batch_size), batch_size)
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: Any, position: Any) -> Any:
+        x, y = batch(position)
 
-    step = jax.jit(train.train_step, static_argnums=(0, 1), donate_argnums=2)
-    logits = jax.jit(lambda params, b: model.apply({"params": params}, scale_pixels(b.images)))
+        def loss(params: Any) -> Any:
+            key = {"dropout": jax.random.fold_in(jax.random.key(0), position)}
+            return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, x, True, rngs=key), y).mean()
 
-    def training(steps: int) -> None:
+        updates, opt_state = optimizer.update(jax.grad(loss)(state[0]), state[1], state[0])
+        return optax.apply_updates(state[0], updates), opt_state
+
+    logits = jax.jit(lambda params, position: model.apply(params, batch(position)[0], False))
+
+    def training(steps: int) -> Cost:
         for position in range(steps):
-            state[0] = step(model, optimizer, state[0], batch(jnp.uint32(position)), seed)
-        state[0].loss_sum.block_until_ready()
+            state[0] = step(state[0], np.int32(position))
+        jax.block_until_ready(state[0])
+        return steps, 4 * steps
 
-    def inference(steps: int) -> None:
+    def inference(steps: int) -> Cost:
         for position in range(steps):
-            logits(state[0].params, batch(jnp.uint32(position))).block_until_ready()
+            logits(state[0][0], np.int32(position)).block_until_ready()
+        return steps, 4 * steps
 
     return {"training": training, "inference": inference}[task]
 
 
-def torch_runner(task: str, batch_size: int, kind: str) -> Run:
+def torch_runner(task: str, batch_size: int, width: int, kind: str) -> Run:
     """The tutorial's loop in PyTorch."""
     import torch
-
-    from parity.torch_model import CNN
+    from torch import nn
 
     torch.manual_seed(0)
     images, labels = fixed_data()
     order = torch.channels_last if kind == "torch-channels-last" else torch.contiguous_format
     x = torch.tensor(images).permute(0, 3, 1, 2).float().div(255).contiguous(memory_format=order)
     y = torch.tensor(labels).long()
-    network = CNN()
+    channels, hidden = 32 * width, 512 * width
+    network = nn.Sequential(  # as parity.torch_model's, without the memory of importing JAX
+        nn.Conv2d(3, channels, 3, padding=1), nn.ReLU(), nn.Dropout(0.3),
+        nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(256 * channels, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, 10),
+    )  # fmt: skip
     network.to(memory_format=order)  # type: ignore[call-overload]  # torch's stubs know it together with a dtype only
     forward = torch.compile(network) if kind == "torch-compile" else network
     optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9)
     batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
 
-    def training(steps: int) -> None:
+    def training(steps: int) -> Cost:
         for position in range(steps):
             batch, wanted = batches[position % len(batches)]
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(forward(batch), wanted).backward()
             optimizer.step()
+        return None
 
     @torch.inference_mode()
-    def inference(steps: int) -> None:
+    def inference(steps: int) -> Cost:
         for position in range(steps):
             forward(batches[position % len(batches)][0])
+        return None
 
     network.train(task == "training")
     return {"training": training, "inference": inference}[task]
@@ -156,48 +192,48 @@ def matmul_runner() -> Run:
 
     a, b = torch.rand(2, 2048, 2048)
 
-    def run(steps: int) -> None:
+    def run(steps: int) -> Cost:
         for _ in range(steps):
             torch.mm(a, b)
+        return None
 
     return run
 
 
-def work(contender: str, task: str, batch_size: int) -> None:
+def work(contender: str, task: str, batch_size: int, width: int) -> None:
     """Be a contender: warm up, then for each number on standard input do so many steps; print seconds and MB."""
     start = time.perf_counter()
-    platform.start(None)  # before JAX starts: it sets XLA's flags
     if contender == "matmul":
         run = matmul_runner()
     elif contender in ("jaxcnn", "flax"):
-        run = {"jaxcnn": jax_runner, "flax": flax_runner}[contender](task, batch_size)
+        run = {"jaxcnn": jax_runner, "flax": flax_runner}[contender](task, batch_size, width)
     else:
-        run = torch_runner(task, batch_size, contender)
+        run = torch_runner(task, batch_size, width, contender)
     ready = time.perf_counter()
     run(1)
     print(json.dumps({"first_step": time.perf_counter() - ready, "setup": ready - start}), flush=True)
     run(2)
     for line in sys.stdin:
         begin = time.perf_counter()
-        run(int(line))
+        cost = run(int(line))
         seconds = time.perf_counter() - begin
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "peak_mb": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak_mb": peak, "steps": int(line), "cost": cost}), flush=True)
 
 
 class Contender:
     """A process that waits to be told how many steps to do."""
 
-    def __init__(self, name: str, task: str, batch_size: int) -> None:
-        command = [sys.executable, __file__, "--be", name, task, str(batch_size)]
+    def __init__(self, name: str, task: str, batch_size: int, width: int) -> None:
+        command = [sys.executable, __file__, "--be", name, task, str(batch_size), str(width)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         self.start = self._answer()
         self.seconds: list[float] = []
-        self.peak_mb = 0.0
+        self.last: dict[str, Any] = {}
 
-    def _answer(self) -> dict[str, float]:
+    def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -209,9 +245,8 @@ class Contender:
         """Do so many steps; the seconds that one took."""
         assert self.process.stdin is not None
         print(steps, file=self.process.stdin, flush=True)
-        answer = self._answer()
-        self.peak_mb = answer["peak_mb"]
-        return answer["seconds"] / steps
+        self.last = self._answer()
+        return self.last["seconds"] / steps
 
     def stop(self) -> None:
         """End the process."""
@@ -219,15 +254,19 @@ class Contender:
         self.process.communicate()
 
 
-def measure(task: str, batch_size: int, rounds: int, names: list[str], update: Update) -> dict[str, Any]:
+def measure(
+    task: str, batch_size: int, rounds: int, names: Sequence[str], update: Update, width: int = 1
+) -> dict[str, Any]:
     """Milliseconds a step of each contender, in turn; with PyTorch's best over ours, and the share of matmul speed."""
     contenders, absent = {}, {}
     for name in [*names, "matmul"]:
         try:
-            contenders[name] = Contender(name, task, batch_size)
+            contenders[name] = Contender(name, task, batch_size, width)
         except RuntimeError as problem:  # torch.compile wants a C++ compiler
             absent[name] = str(problem)
     steps = {name: max(1, round(1.0 / contender.run(1))) for name, contender in contenders.items()}
+    for name, contender in contenders.items():
+        contender.run(steps[name])  # compiles, where the number of images is part of the program
     for _ in range(rounds):
         for name, contender in contenders.items():
             contender.seconds.append(contender.run(steps[name]))
@@ -241,9 +280,11 @@ def measure(task: str, batch_size: int, rounds: int, names: list[str], update: U
         median = statistics.median(milliseconds)
         rows[name] = {
             "ms": {"median": median, "min": milliseconds[0], "max": milliseconds[-1]},
-            "share_of_matmul": FLOPS[task] * batch_size / median / 1e6 / gflops,
+            "share_of_matmul": flops(task, width) * batch_size / median / 1e6 / gflops,
             "first_step_s": contender.start["first_step"],
-            "peak_mb": contender.peak_mb,
+            "peak_mb": contender.last["peak_mb"],
+            "steps": contender.last["steps"],
+            "dispatches_and_bytes_sent": contender.last["cost"],
         }
     torches = [row["ms"]["median"] for name, row in rows.items() if name.startswith("torch")]
     ratio = min(torches) / rows["jaxcnn"]["ms"]["median"] if torches else None
@@ -258,7 +299,10 @@ def measure(task: str, batch_size: int, rounds: int, names: list[str], update: U
 
 
 def command_to_first_step() -> dict[str, float]:
-    """Seconds from the command to the end of the first step on the digits, without and with Python's bytecode."""
+    """Seconds from the command to the end of the first step on the digits, without and with Python's bytecode.
+
+    pip compiles bytecode as it installs, so the second is what a user waits for.
+    """
     code = (
         "from jaxcnn import data, fit, platform, sharding, train; from jaxcnn.config import DEFAULTS;"
         "c = DEFAULTS['digits'];"
@@ -276,6 +320,14 @@ def command_to_first_step() -> dict[str, float]:
     return seconds
 
 
+def dispatches(row: dict[str, Any]) -> str:
+    """How often the host spoke to the device, as text."""
+    if row["dispatches_and_bytes_sent"] is None:
+        return ""
+    times, sent = row["dispatches_and_bytes_sent"]
+    return f"  {row['steps']} steps in {times} dispatch{'es' * (times > 1)}, {sent} bytes sent"
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """The results as aligned text."""
     lines = []
@@ -290,14 +342,16 @@ def table(results: list[dict[str, Any]]) -> str:
             ms = row["ms"]
             lines.append(
                 f"  {name:20} {ms['median']:10.1f} {ms['min']:8.1f} {ms['max']:8.1f} {row['share_of_matmul']:10.0%} "
-                f"{row['first_step_s']:9.1f} s {row['peak_mb']:6.0f} MB"
+                f"{row['first_step_s']:9.1f} s {row['peak_mb']:6.0f} MB{dispatches(row)}"
             )
         lines += [f"  {name:20} not measured: {why}" for name, why in result["absent"].items()]
     return "\n".join(lines)
 
 
-def draw(results: list[dict[str, Any]]) -> Figure:
+def draw(results: list[dict[str, Any]]) -> "Figure":
     """Images a second of each contender, a panel a task, a group of bars a batch size."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     colours = ("#4477aa", "#88ccee", "#cc6677", "#ddaa99", "#882255")
     for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
@@ -314,38 +368,74 @@ def draw(results: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def scaling(rounds: int, update: Update) -> dict[str, list[dict[str, Any]]]:
+    """Training as it grows: by batch size, and at batch 32 by width, in multiples of the tutorial's."""
+    names = ("jaxcnn", "torch-channels-last")
+    sizes, widths = SCALING.values()
+    return {
+        "batch size": [measure("training", size, rounds, names, update) for size in sizes],
+        "width": [measure("training", 32, rounds, names, update, width) for width in widths],
+    }
+
+
+def draw_scaling(results: dict[str, list[dict[str, Any]]]) -> "Figure":
+    """Milliseconds a step against batch size and width, PyTorch's line beside ours, all axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, (what, found) in zip(figure.subplots(1, 2), results.items(), strict=True):
+        for name, colour in (("jaxcnn", "#4477aa"), ("torch-channels-last", "#cc6677")):
+            times = [result["rows"][name]["ms"] for result in found]
+            axes.plot(SCALING[what], [t["median"] for t in times], "o-", color=colour, label=CONTENDERS[name])
+            low, high = ([t[end] for t in times] for end in ("min", "max"))
+            axes.fill_between(SCALING[what], low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.loglog()
+        axes.set_xticks(SCALING[what], [str(n) for n in SCALING[what]])
+        axes.minorticks_off()
+        axes.set_xlabel(f"{what}, batch 32" if what == "width" else what)
+        axes.set_ylabel("ms a training step")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False)
+    return figure
+
+
 def main() -> None:
-    """Measure everything, print the table, write JSON and figure."""
+    """Measure everything, print the table, write JSON and figures."""
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    add("--json", type=Path, metavar="FILE", help="write all figures as JSON, and a picture beside it")
-    add(
-        "--batch-sizes",
-        type=cli.positive_int,
-        nargs="+",
-        default=[32, 128, 512],
-        metavar="N",
-        help="default 32 128 512",
-    )
-    add("--rounds", type=cli.positive_int, default=7, help="how often each contender is timed (default 7)")
+    add("--json", type=Path, metavar="FILE", help="write all figures as JSON, and pictures beside it")
+    add("--batch-sizes", type=batch_size, nargs="+", default=[32, 128, 512], metavar="N",
+        help="powers of two up to 2048 (default 32 128 512)")  # fmt: skip
+    add("--rounds", type=cli.positive_int, default=7, metavar="N", help="how often each is timed (default 7)")
+    add("--scaling", action="store_true", help="also by batch size 1 to 2048 and width x1 to x4; 5 minutes more")
     arguments = parser.parse_args()
-    results = []
-    with progress("benchmark", arguments.rounds * 2 * len(arguments.batch_sizes), "rounds") as update:
-        for task in TASKS:
-            for batch_size in arguments.batch_sizes:
-                results.append(measure(task, batch_size, arguments.rounds, list(CONTENDERS), update))
+    from jaxcnn import figures, files  # here, so that PyTorch's processes have no JAX in their memory
+
+    files.check_folder(arguments.json)
+    points = 2 * len(arguments.batch_sizes) + arguments.scaling * sum(map(len, SCALING.values()))
+    with progress("benchmark", arguments.rounds * points, "rounds") as update:
+        results = [
+            measure(task, size, arguments.rounds, tuple(CONTENDERS), update)
+            for task in TASKS
+            for size in arguments.batch_sizes
+        ]
+        grown = scaling(arguments.rounds, update) if arguments.scaling else {}
     seconds = command_to_first_step()
+    versions = {name: version(name) for name in ("jax", "flax", "torch")}
     print(f"{os.cpu_count()} cores, {machine.machine()}, Python {machine.python_version()}, "
-          f"jax {version('jax')}, torch {version('torch')}")  # fmt: skip
-    print(table(results))
+          + ", ".join(f"{name} {number}" for name, number in versions.items()))  # fmt: skip
+    print(table([*results, *(result for found in grown.values() for result in found)]))
     print(f"\nfrom the command to the first step: {seconds['cold']:.1f} s cold, {seconds['warm']:.1f} s warm")
     if arguments.json:
-        files.write_text(arguments.json, json.dumps({"results": results, "command_to_first_step_s": seconds}, indent=2))
+        found = {"results": results, "scaling": grown, "command_to_first_step_s": seconds, "versions": versions}
+        files.write_text(arguments.json, json.dumps(found, indent=2) + "\n")
         figures.save(draw(results), arguments.json.with_suffix(".png"))
+        if grown:
+            figures.save(draw_scaling(grown), arguments.json.with_suffix(".scaling.png"))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--be"]:
-        work(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        work(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
     else:
         cli.run(main)

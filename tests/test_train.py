@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import optax
 import pytest
 
 from jaxcnn import train
-from jaxcnn.model import scale_pixels
+from jaxcnn.model import CNN, scale_pixels
 from jaxcnn.train import Arrays, Batch
 from tests.conftest import assert_trees_equal
 
@@ -131,14 +133,38 @@ def test_a_dispatch_calls_nothing_back(training):
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_the_epoch_lowers_for_other_platforms_with_stock_convolutions(training, platform):
-    model, optimizer, state, data = training
-    exported = jax.export.export(train.train_steps, platforms=[platform])(
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("widths", [(4, 8), (32, 512)])
+def test_programs_for_other_platforms_have_stock_convolutions_and_no_chunks(training, platform, precision, widths):
+    _, optimizer, _, data = training
+    model = CNN(*widths, dtype=jnp.dtype(precision))
+    state = jax.eval_shape(lambda: train.create_state(model, optimizer, 0))
+    epoch = jax.export.export(train.train_steps, platforms=[platform])(
         model, optimizer, state, data, SEED, jnp.int32(3), batch_size=32
     )
-    text = exported.mlir_module()
-    # forward twice, conv2's input gradient, both kernel gradients
-    assert text.count("stablehlo.convolution") == 5
+    evaluation = jax.export.export(train.predict_logits, platforms=[platform])(model, state.params, data.images)
+    # Forward twice, conv2's input gradient, both kernel gradients; with dropout off forward twice.
+    for exported, convolutions in ((epoch, 5), (evaluation, 2)):
+        found = re.findall(r"stablehlo.convolution.*tensor<(\d+)x\d+x\d+x\d+x(\w+)>", exported.mlir_module())
+        assert len(found) == convolutions
+        assert {kind for _, kind in found} == {{"float32": "f32", "bfloat16": "bf16"}[precision]}
+
+
+def test_the_network_in_chunks_is_the_network(training, dataset):
+    """Logits and gradients with dropout on, for batches that divide into chunks of 4, 3, 2 and 1, on several shards."""
+    model, _, state, _ = training
+    key = train.random_stream(0, train.DROPOUT, 5)
+
+    def whole(params, images):
+        return model.apply({"params": params}, scale_pixels(images), key)
+
+    for count, shards in ((8, 1), (9, 1), (14, 1), (7, 1), (12, 2), (20, 4)):
+        images = jnp.asarray(dataset.train.images[:count])
+        logits, back = jax.vjp(lambda p: train.logits_of(model, p, images, key, shards), state.params)  # noqa: B023
+        expected, expected_back = jax.vjp(lambda p: whole(p, images), state.params)  # noqa: B023
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
+        for found, truth in zip(*map(jax.tree.leaves, (back(expected), expected_back(expected))), strict=True):
+            np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-5 * float(jnp.abs(truth).max()))
 
 
 def test_predictions_do_not_depend_on_the_batch(training, dataset):
