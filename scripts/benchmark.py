@@ -399,8 +399,8 @@ def draw_scaling(results: dict[str, list[dict[str, Any]]]) -> "Figure":
     return figure
 
 
-def main() -> None:
-    """Measure everything, print the table, write JSON and figures."""
+def parser() -> cli.ArgumentParser:
+    """The command line."""
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
     add("--json", type=Path, metavar="FILE", help="write all figures as JSON, and pictures beside it")
@@ -408,7 +408,12 @@ def main() -> None:
         help="powers of two up to 2048 (default 32 128 512)")  # fmt: skip
     add("--rounds", type=cli.positive_int, default=7, metavar="N", help="how often each is timed (default 7)")
     add("--scaling", action="store_true", help="also by batch size 1 to 2048 and width x1 to x4; 5 minutes more")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure everything, print the table, write JSON and figures."""
+    arguments = parser().parse_args()
     from jaxcnn import figures, files  # here, so that PyTorch's processes have no JAX in their memory
 
     files.check_folder(arguments.json)

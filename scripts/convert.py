@@ -14,15 +14,20 @@ Types (float16, bfloat16, float32, float64) are kept. The nests {"state_dict": .
 module., _orig_mod., model. are undone, and it says so. Exit status: 0; 2 for what is not this network's weights."""
 
 
-def main() -> None:
-    """Load, check, write, print."""
+def parser() -> cli.ArgumentParser:
+    """The command line."""
     parser = cli.ArgumentParser("Convert weights between PyTorch and Flax.", EXAMPLES)
     parser.add_argument("source", metavar="SRC", help="a run directory, a .pth or .pt, a .safetensors in either naming")
     parser.add_argument("target", metavar="DST", type=Path, help="a .pth, .pt or .safetensors")
     parser.add_argument(
         "--naming", choices=["flax", "torch"], help="of the entries (default: torch in a .pth, flax in a .safetensors)"
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Load, check, write, print."""
+    arguments = parser().parse_args()
     platform.start("cpu")
     weights = parity.load_weights(arguments.source, dtype=None)
     parity.save_weights(arguments.target, weights, arguments.naming)

@@ -15,9 +15,9 @@ folder can be read by tfds.load("cifar10", data_dir=D), too. A broken download g
 """
 
 
-def main() -> None:
-    """Prepare as the command line says, and print the folder."""
-    parser = cli.ArgumentParser(description=__doc__, epilog=EXAMPLES)
+def parser() -> cli.ArgumentParser:
+    """The command line."""
+    parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     parser.add_argument(
         "--from",
         dest="source",
@@ -31,7 +31,12 @@ def main() -> None:
     parser.add_argument(
         "--allow-modified", action="store_true", help="take an archive whose checksum is not the official one"
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Prepare as the command line says, and print the folder."""
+    arguments = parser().parse_args()
     start = time.monotonic()
     folder = data.prepare(arguments.source, arguments.data_dir, arguments.allow_modified, arguments.mirror)
     print(f"CIFAR-10 is in {folder} ({time.monotonic() - start:.1f} s)")

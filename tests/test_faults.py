@@ -1,8 +1,10 @@
 """Kill it, fill its disk, damage its files: what was trained stays, and the end is the end of an untroubled run."""
 
+import dataclasses
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,9 +20,10 @@ from hypothesis import strategies as st
 
 import jaxcnn
 from jaxcnn import checkpoints, files, fit, train
-from jaxcnn.config import read_config
+from jaxcnn.config import DEFAULTS, read_config
 from jaxcnn.errors import UserError
 from jaxcnn.run_directory import RunDirectory
+from jaxcnn.sharding import make_mesh
 from tests.conftest import ROOT, assert_trees_equal
 from tests.test_fit import final_state, run_fit, without_time
 
@@ -247,11 +250,49 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_state_before(
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(final_state(tmp_path / "run", config)))
 
 
-def test_thirty_resumes_in_a_row_take_nothing_away(config, dataset, trained):
+def test_going_on_with_a_finished_run_changes_nothing(config, dataset, trained):
     before = metrics_without_time(trained)
     for _ in range(3):
         run_fit(config, dataset, trained)
     assert metrics_without_time(trained) == before
+
+
+@pytest.mark.soak
+def test_thirty_resumes_in_a_row(tmp_path):
+    """Stopped by SIGTERM, interrupted and killed by turns, thirty times; the end is that of a run left alone."""
+    epochs = 60
+    assert finish(tmp_path / "whole", epochs)[0] == 0
+    run = tmp_path / "run"
+    for turn in range(30):
+        before, process = newest_step(run), start(run, epochs, "slow")
+        while process.poll() is None and newest_step(run) < before + 4:
+            time.sleep(0.01)
+        process.send_signal((signal.SIGTERM, signal.SIGINT, signal.SIGKILL)[turn % 3])
+        process.communicate(timeout=60)
+        assert process.returncode == (143, 130, -signal.SIGKILL)[turn % 3]
+    assert before < 3 * epochs
+    assert finish(run, epochs)[0] == 0
+    assert_same_end(run, tmp_path / "whole")
+
+
+@pytest.mark.soak
+def test_two_thousand_epochs_in_flat_memory_and_without_a_handle_left_open(dataset, tmp_path):
+    config = dataclasses.replace(DEFAULTS["digits"], epochs=2000, channels=2, hidden=4)
+    page, seen = resource.getpagesize() / 2**20, {}
+
+    def look(line: str) -> None:
+        if epoch := re.match(r"epoch +(\d+)/", line):
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
+            seen[int(epoch[1])] = resident, len(list(Path("/proc/self/fd").iterdir()))
+
+    mesh = make_mesh(jax.devices()[:1], 1, config.batch_size)
+    run = RunDirectory(tmp_path / "run")
+    run.create(config)
+    fit.fit(config, dataset, run.path, mesh, say=look)
+    assert len(seen) == 2000
+    memory, handles = ([seen[epoch][i] for epoch in (200, 1000, 2000)] for i in (0, 1))
+    assert handles[0] == handles[2]
+    assert memory[2] < memory[0] + 30, memory  # MB; a leak of 20 KB an epoch would be more
 
 
 @given(text=st.text() | st.recursive(

@@ -3,6 +3,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from jaxcnn import pictures
@@ -114,3 +116,19 @@ def test_what_is_no_picture_is_an_error_of_one_line(tmp_path, kind, words):
         pictures.read(path)
     assert str(path) in str(problem.value)
     assert "\n" not in str(problem.value)
+
+
+@given(data=st.data(), suffix=st.sampled_from([".png", ".jpg", ".gif", ".tif", ".webp"]))
+def test_a_damaged_picture_is_read_or_refused_in_one_line(tmp_path_factory, data, suffix):
+    """Cut short, bits flipped, a piece overwritten: 32 x 32 pixels or a UserError, whatever the decoder makes of it."""
+    path = tmp_path_factory.getbasetemp() / f"damaged{suffix}"
+    Image.fromarray(RAMP).save(path)
+    content = bytearray(path.read_bytes())
+    start = data.draw(st.integers(0, len(content) - 1) | st.integers(0, 60))
+    damage = data.draw(st.binary(max_size=8))
+    content[start : start + len(damage)] = damage
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
+    try:
+        read(path)
+    except UserError as refused:
+        assert "\n" not in str(refused)  # noqa: PT017  # most are, some pictures can still be read
