@@ -1,7 +1,8 @@
 """What stock Flax does slowly, or otherwise than PyTorch: convolution, max pooling, dropout, initial weights.
 
-Layout is NHWC for images and HWIO for kernels. On the CPU the gradients are written as matrix products; on any other
-platform XLA's own convolutions are used, chosen when the program is lowered (`lax.platform_dependent`).
+Layout is NHWC for images and HWIO for kernels. Without gradients all of it is XLA's own, which fuses it well. With
+them, on the CPU, passes are written as matrix products; on any other platform XLA's own convolutions are used, chosen
+when the program is lowered (`lax.platform_dependent`).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,14 +30,7 @@ def stock_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], pa
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv2d(x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], padding: Padding) -> Any:
     """Convolution with stride 1: y[n,i,j,o] = sum over a, b, c of x[n,i+a,j+b,c] kernel[a,b,c,o], x zero-padded."""
-    return _convolve(x, kernel, padding)
-
-
-def _convolve(x: Array, kernel: Array, padding: Padding) -> Array:
-    stock = partial(stock_conv, padding=padding)
-    if not _few_channels(kernel):
-        return stock(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=partial(_conv_by_product, padding=padding), default=stock)
+    return stock_conv(x, kernel, padding)
 
 
 def _few_channels(kernel: Array) -> bool:
@@ -62,7 +56,11 @@ def _conv_by_product(x: Array, kernel: Array, padding: Padding) -> Array:
 
 
 def _conv2d_forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, padding), (x, kernel)
+    stock = partial(stock_conv, padding=padding)
+    if not _few_channels(kernel):
+        return stock(x, kernel), (x, kernel)
+    y = lax.platform_dependent(x, kernel, cpu=partial(_conv_by_product, padding=padding), default=stock)
+    return y, (x, kernel)
 
 
 def _conv2d_backward(padding: Padding, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
@@ -134,8 +132,8 @@ def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h/2 w/2 c"]:
 
     A tie's gradient goes to its first maximum in row-major order, as in PyTorch. NaN wins, as in PyTorch and XLA.
     """
-    first, second, third, fourth = _corners(x)
-    return jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, fourth))
+    lowest = jnp.asarray(-jnp.inf, x.dtype)
+    return lax.reduce_window(x, lowest, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
 def _corners(x: Array) -> list[Array]:
@@ -145,9 +143,9 @@ def _corners(x: Array) -> list[Array]:
 
 
 def _max_pool_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
-    y = max_pool(x)
-    first, second, third, _ = (corner == y for corner in _corners(x))
-    place = jnp.where(first, 0, jnp.where(second, 1, jnp.where(third, 2, 3))).astype(jnp.uint8)
+    first, second, third, fourth = _corners(x)
+    y = jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, fourth))
+    place = jnp.where(first == y, 0, jnp.where(second == y, 1, jnp.where(third == y, 2, 3))).astype(jnp.uint8)
     return y, (place, jnp.zeros((0, *x.shape[1:3]), jnp.uint8))  # the second is there for its shape
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-from importlib.metadata import version
 
 import jax
 
@@ -46,10 +45,6 @@ def set_flags() -> None:
     """Add our XLA flags to those of the environment, which win. They are read when JAX starts."""
     flags = os.environ.get("XLA_FLAGS", "").split()
     ours = ["--xla_gpu_deterministic_ops=true"]
-    # jaxlib 0.10 gives convolutions to YNNPACK, on one thread; without it they go to Eigen, on all: conv2 at batch 32
-    # takes 4.3 ms for 8.8 on two cores. Only there, since XLA ends the process over a flag that it does not know.
-    if version("jaxlib").startswith("0.10."):
-        ours.append("--xla_cpu_experimental_ynn_fusion_type=individual_dot")
     names = [flag.partition("=")[0] for flag in flags]
     os.environ["XLA_FLAGS"] = " ".join(flags + [flag for flag in ours if flag.partition("=")[0] not in names])
 

@@ -53,7 +53,7 @@ def save_weights(
     naming: `torch` in a `.pth`, always; `flax` in a `.safetensors` unless told otherwise.
     """
     naming = naming or ("torch" if path.suffix in TORCH_SUFFIXES else "flax")
-    arrays = {name: np.asarray(leaf) for name, leaf in files.flat_names(weights.params).items()}
+    arrays = {name: np.array(leaf) for name, leaf in files.flat_names(weights.params).items()}  # torch wants its own
     arrays = carry(arrays, "flax", naming)
     if path.suffix == ".safetensors":
         files.save_arrays(path, arrays, flax_weights.metadata_of(weights, naming))

@@ -160,7 +160,7 @@ def test_the_network_in_chunks_is_the_network(training, dataset):
 
     for count, shards in ((8, 1), (9, 1), (14, 1), (7, 1), (12, 2), (20, 4)):
         images = jnp.asarray(dataset.train.images[:count])
-        logits, back = jax.vjp(lambda p: train.logits_of(model, p, images, key, shards), state.params)  # noqa: B023
+        logits, back = jax.vjp(lambda p: train.training_logits(model, p, images, key, shards), state.params)  # noqa: B023
         expected, expected_back = jax.vjp(lambda p: whole(p, images), state.params)  # noqa: B023
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
         for found, truth in zip(*map(jax.tree.leaves, (back(expected), expected_back(expected))), strict=True):

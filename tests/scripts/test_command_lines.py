@@ -8,7 +8,26 @@ from hypothesis import strategies as st
 from tests.scripts.commands import NAMES, module
 
 VALUES = st.sampled_from(
-    ["", "0", "1", "-1", "1e400", "nan", "3.5", "9" * 40, "all", "gpu", "cifar10", "--", "-", "=", "a\nb", "\0", "é", "run"]
+    [
+        "",
+        "0",
+        "1",
+        "-1",
+        "1e400",
+        "nan",
+        "3.5",
+        "9" * 40,
+        "all",
+        "gpu",
+        "cifar10",
+        "--",
+        "-",
+        "=",
+        "a\nb",
+        "\0",
+        "é",
+        "run",
+    ]
 )
 
 
