@@ -10,8 +10,9 @@ EXAMPLES = """examples:
   python scripts/prepare_data.py --from ./data --data-dir /tmp/tfds   torchvision's folder, extracted or not
   python scripts/prepare_data.py --from https://my.host/cifar10/      a folder that holds an official archive
 
-Then: python scripts/train.py --data-dir D  (without it, the default). Every command's --data-dir takes all of these forms itself; a prepared
-folder can be read by tfds.load("cifar10", data_dir=D), too. A broken download goes on where it stopped.
+Then: python scripts/train.py --data-dir D  (without it, the default). Every command takes all of these forms itself,
+as --data-dir; a prepared folder can be read by tfds.load("cifar10", data_dir=D), too. A broken download goes on where
+it stopped.
 """
 
 
