@@ -11,7 +11,7 @@ train: setup
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The long faults, and training in several processes: half an hour and more.
+# The long faults, and more of training in several processes.
 soak: setup
 	$(BIN)/python -m pytest -m soak
 

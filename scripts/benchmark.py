@@ -364,7 +364,10 @@ def draw(results: list[dict[str, Any]]) -> "Figure":
         axes.set_title(task)
         axes.set_ylabel("images a second")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, [CONTENDERS[name] for name in names], frameon=False, fontsize=8, loc="outside upper center", ncols=3
+    )
     return figure
 
 
@@ -381,6 +384,7 @@ def scaling(rounds: int, update: Update) -> dict[str, list[dict[str, Any]]]:
 def draw_scaling(results: dict[str, list[dict[str, Any]]]) -> "Figure":
     """Milliseconds a step against batch size and width, PyTorch's line beside ours, all axes logarithmic."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, (what, found) in zip(figure.subplots(1, 2), results.items(), strict=True):
@@ -390,8 +394,11 @@ def draw_scaling(results: dict[str, list[dict[str, Any]]]) -> "Figure":
             low, high = ([t[end] for t in times] for end in ("min", "max"))
             axes.fill_between(SCALING[what], low, high, color=colour, alpha=0.2, linewidth=0)
         axes.loglog()
-        axes.set_xticks(SCALING[what], [str(n) for n in SCALING[what]])
-        axes.minorticks_off()
+        axes.set_xticks(SCALING[what], [str(n) for n in SCALING[what]], fontsize=8)
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         axes.set_xlabel(f"{what}, batch 32" if what == "width" else what)
         axes.set_ylabel("ms a training step")
         axes.spines[["top", "right"]].set_visible(False)

@@ -25,7 +25,7 @@ PROGRESS = r"(epoch .* images.*\n)*"  # on a machine that has other things to do
 LOST = PROGRESS + r"error: another process ended or cannot be reached \(.*\): .*\n"
 LIMIT = 120  # seconds, many more than are needed: for a machine that has other things to do
 
-pytestmark = pytest.mark.soak  # several processes on two cores: minutes
+LONG = pytest.mark.soak  # several processes on two cores: of each kind, one test is in the suite
 
 
 def free_port() -> int:
@@ -101,7 +101,7 @@ def assert_ends_like_one_process(run, dataset, tmp_path, epochs):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), pytest.param(4, 1, marks=LONG)])
 def test_many_processes_take_the_same_steps_and_one_goes_on(peer, dataset, tmp_path, processes, devices):
     address, path = f"127.0.0.1:{free_port()}", tmp_path / "found.npz"
     some = [peer(tmp_path / str(i), "trajectory", devices, path, address, processes, i) for i in range(processes)]
@@ -118,6 +118,7 @@ def slurm(process: int, port: int) -> dict[str, str]:
     return {"JAX_COORDINATOR_PORT": str(port)} | {f"SLURM_{name}": str(value) for name, value in step.items()}
 
 
+@LONG
 def test_ctrl_c_in_one_of_two_of_slurm_s_that_went_on_from_one(peer, dataset, tmp_path):
     run_fit(narrow(epochs=1), dataset, tmp_path / "0/runs/digits")
     port, flags = free_port(), ["--coordinator", "auto", "--resume", "--epochs", 200]
@@ -135,7 +136,7 @@ def test_ctrl_c_in_one_of_two_of_slurm_s_that_went_on_from_one(peer, dataset, tm
     assert_ends_like_one_process(two[0].run, dataset, tmp_path, epochs=newest_step(two[0].run) // 3 + 2)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=LONG)])
 def test_a_killed_process_ends_the_others(peers, dataset, tmp_path, victim):
     two = peers(2, "--epochs", 200, faults={0: "slow", 1: "slow"})
     two[0].wait_for("epoch  1/200")
@@ -149,7 +150,7 @@ def test_a_killed_process_ends_the_others(peers, dataset, tmp_path, victim):
     assert_ends_like_one_process(two[0].run, dataset, tmp_path, epochs=newest_step(two[0].run) // 3 + 1)
 
 
-@pytest.mark.soak
+@LONG
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_silent_process_ends_the_others(peers, victim):
     """As where a machine loses its network: no connection is closed, heartbeats stay out."""
@@ -164,6 +165,7 @@ def test_a_silent_process_ends_the_others(peers, victim):
     assert checkpoints.saved(two[0].run / "checkpoints")
 
 
+@LONG
 def test_who_never_comes_is_noticed(peer, tmp_path):
     """A wrong address, a peer that does not start, a port that is taken, no cluster: each on its own, all at once."""
     with socket.socket() as taken:
@@ -193,6 +195,7 @@ def test_processes_that_were_given_different_things(peers):
     assert err == "error: process 0 has seed 0, not 1: --seed; give all the same\n"
 
 
+@LONG
 def test_processes_that_have_different_data(peers):
     (first, _, lost), (second, _, err) = [each.end() for each in peers(2, faults={1: "other"})]
     assert (first, second) == (2, 2)

@@ -73,3 +73,12 @@ def test_weights_that_cannot_be_read(script, tmp_path, weights):
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert weights in result.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "prepare_data"])
+def test_a_home_that_cannot_be_written_is_one_line(script, tmp_path, name):
+    nowhere = "/proc/none"  # where even root can write nothing
+    result = script(name, HOME=nowhere, XDG_CACHE_HOME=nowhere, MPLCONFIGDIR=str(tmp_path / "mpl"))
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stderr.startswith(f"error: No such file or directory: {nowhere};")
+    assert result.stderr.count("\n") == 1
