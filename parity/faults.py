@@ -49,12 +49,17 @@ def narrow(data: Dataset) -> Subject:
 def catch(fault: Fault | None, subject: Subject) -> str | None:
     """The name of the first check that fails with a fault (or without one), None where none does.
 
-    Nothing is jitted: what was compiled without the mistake would be used with it.
+    Nothing is jitted, or it is forgotten: what was compiled without the mistake would be used with it.
     """
     with injected(fault) if fault else contextlib.nullcontext():
         with jax.disable_jit():
             first = next((check.name for check in chain.checks(subject, []) if not check.passed), None)
-        return first or next((check.name for check in initial(subject) if not check.passed), None)
+        if first:
+            return first
+        model.initial_params.clear_cache()
+        first = next((check.name for check in initial(subject) if not check.passed), None)
+        model.initial_params.clear_cache()
+        return first
 
 
 @contextlib.contextmanager

@@ -93,3 +93,9 @@ def test_kolmogorov_smirnov_is_scipys():
     distance, critical = kolmogorov_smirnov(a, b)
     assert distance == pytest.approx(stats.ks_2samp(a, b).statistic)
     assert stats.kstwobign.sf(critical * math.sqrt(150)) == pytest.approx(CHANCE, rel=1e-3)
+
+
+def test_a_check_says_as_much_as_it_knows():
+    assert str(Check("outputs/loss", 2.0, 1.0)) == "outputs/loss: error 2, bound 1"
+    known = Check("outputs/fc4", 2.0, 1.0, index=[0, 3], ours=0.5, truth=0.25, where="after step 3")
+    assert str(known) == "outputs/fc4: error 2, bound 1, after step 3 at [0, 3]: JAX 0.5, PyTorch 0.25"
