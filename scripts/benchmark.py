@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,9 +87,11 @@ def jax_runner(task: str, batch_size: int, width: int) -> Run:
         state[0].loss_sum.block_until_ready()
         return 1, count.nbytes
 
+    images = cache(lambda count: data.images[jnp.arange(count) % IMAGES])
+
     def inference(steps: int) -> Cost:
-        images = data.images[jnp.arange(steps * batch_size) % IMAGES]
-        train.predict_logits(model, state[0].params, images, batch_size=batch_size).block_until_ready()
+        many = images(steps * batch_size)
+        train.predict_logits(model, state[0].params, many, batch_size=batch_size).block_until_ready()
         return 1, 0
 
     return {"training": training, "inference": inference}[task]
