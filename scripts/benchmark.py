@@ -312,12 +312,12 @@ def command_to_first_step() -> dict[str, float]:
         "t.steps(train.create_state(t.model, t.optimizer, 0), 1)"
     )
     seconds = {}
-    for name, cache in {
+    for name, settings in {
         "cold": {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": os.devnull},
         "warm": {},
     }.items():
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **cache}, stderr=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **settings}, stderr=subprocess.DEVNULL)
         seconds[name] = time.perf_counter() - start
     return seconds
 
