@@ -317,7 +317,8 @@ def command_to_first_step() -> dict[str, float]:
         "warm": {},
     }.items():
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **settings}, stderr=subprocess.DEVNULL)
+        environment = {**os.environ, **settings}
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment, stderr=subprocess.DEVNULL)
         seconds[name] = time.perf_counter() - start
     return seconds
 
