@@ -56,9 +56,9 @@ def catch(fault: Fault | None, subject: Subject) -> str | None:
             first = next((check.name for check in chain.checks(subject, []) if not check.passed), None)
         if first:
             return first
-        model.initial_params.clear_cache()
+        jax.clear_caches()
         first = next((check.name for check in initial(subject) if not check.passed), None)
-        model.initial_params.clear_cache()
+        jax.clear_caches()
         return first
 
 
