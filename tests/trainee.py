@@ -4,11 +4,12 @@
 
 FAULT: `fsync:K` kills the process at the K-th fsync, so during a checkpoint; `size:N` limits files to N bytes, as a
 full disk does; `vanish` removes the run directory under way; `slow` waits
-a little at each step, to be killed from outside.
+a little at each step, to be killed from outside; `watch` prints resident KB and open files after each epoch.
 """
 
 import dataclasses
 import os
+import re
 import resource
 import shutil
 import signal
@@ -44,6 +45,12 @@ def inject(fault: str, run: Path) -> None:
         train.train_steps = slowed
 
 
+def watch(line: str) -> None:
+    if epoch := re.match(r"epoch +(\d+)/", line):
+        pages, handles = int(Path("/proc/self/statm").read_text().split()[1]), list(Path("/proc/self/fd").iterdir())
+        print("watch", epoch[1], pages * resource.getpagesize() // 1024, len(handles))
+
+
 def main() -> int:
     run, epochs = RunDirectory(Path(sys.argv[1])), int(sys.argv[2])
     config = dataclasses.replace(DEFAULTS["digits"], epochs=epochs, channels=2, hidden=4)
@@ -56,7 +63,8 @@ def main() -> int:
         mesh = make_mesh(jax.devices(), 1, config.batch_size)
         print("ready", flush=True)
         try:
-            fit.fit(config, small_dataset(), run.path, mesh, checkpoint_seconds=0.0)
+            say = watch if "watch" in sys.argv else print
+            fit.fit(config, small_dataset(), run.path, mesh, checkpoint_seconds=0.0, say=say)
         except fit.Interrupted as stop:
             return 128 + stop.signum
     return 0

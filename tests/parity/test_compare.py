@@ -99,3 +99,7 @@ def test_a_check_says_as_much_as_it_knows():
     assert str(Check("outputs/loss", 2.0, 1.0)) == "outputs/loss: error 2, bound 1"
     known = Check("outputs/fc4", 2.0, 1.0, index=[0, 3], ours=0.5, truth=0.25, where="after step 3")
     assert str(known) == "outputs/fc4: error 2, bound 1, after step 3 at [0, 3]: JAX 0.5, PyTorch 0.25"
+
+
+def test_the_place_is_where_the_difference_is_largest_not_the_values():
+    assert judge("x", np.array([1.0, 5.0]), np.array([2.0, 5.0])).index == [0]
