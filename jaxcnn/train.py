@@ -129,24 +129,22 @@ def training_logits(
 ) -> Float[Array, "n classes"]:
     """The network's logits of a batch that a gradient is wanted of.
 
-    On the CPU its convolutions go over the batch CHUNK images at a time, on each of the `shards` that it is divided
-    into, so that forward and backward what they work on stays in the cache.
+    On the CPU its convolutions go over the batch CHUNK images at a time, so that forward and backward what they work on
+    stays in the cache. Not where the batch is divided among several `shards`: each chunk's gradient would be sent.
     """
     variables, n = {"params": params}, len(images)
-    size = max(size for size in range(1, CHUNK + 1) if n // shards % size == 0)
+    size = max(size for size in range(1, CHUNK + 1) if n % size == 0)
 
     def convolutions(images: Array, rows: Array) -> Array:
         return model.apply(variables, scale_pixels(images, model.param_dtype), dropout_key, "convolutions", rows)
 
-    def split(x: Array) -> Array:
-        return x.reshape(shards, -1, size, *x.shape[1:]).swapaxes(0, 1).reshape(-1, shards * size, *x.shape[1:])
-
     def in_chunks(*batch: Array) -> Array:
-        features = lax.map(lambda chunk: convolutions(*chunk), tuple(split(x) for x in batch))
-        return features.reshape(-1, shards, size, features.shape[-1]).swapaxes(0, 1).reshape(n, -1)
+        chunks = tuple(x.reshape(-1, size, *x.shape[1:]) for x in batch)
+        return lax.map(lambda chunk: convolutions(*chunk), chunks).reshape(n, -1)
 
     rows = jnp.arange(n, dtype=jnp.uint32)
-    features = lax.platform_dependent(images, rows, cpu=in_chunks, default=convolutions)
+    cpu = in_chunks if shards == 1 else convolutions
+    features = lax.platform_dependent(images, rows, cpu=cpu, default=convolutions)
     return model.apply(variables, features, dropout_key, "dense")
 
 

@@ -47,6 +47,7 @@ def test_what_is_communicated_is_the_gradient_and_nothing_else(devices):
     found = collectives(compiled(Config(), devices).as_text())
     assert {kind for kind, _ in found} == ({"all-reduce"} if devices > 1 else set())
     assert sum(size for _, size in found) == documented[devices]
+    assert len(found) == (3 if devices > 1 else 0)  # none of them inside a loop over chunks
     assert devices == 1 or 0 <= documented[devices] - 4 * PARAMETERS <= 64
 
 

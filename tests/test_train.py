@@ -151,7 +151,7 @@ def test_programs_for_other_platforms_have_stock_convolutions_and_no_chunks(trai
 
 
 def test_the_network_in_chunks_is_the_network(training, dataset):
-    """Logits and gradients with dropout on, for batches that divide into chunks of 4, 3, 2 and 1, on several shards."""
+    """Logits and gradients, dropout on, of batches that divide into chunks of 4, 3, 2 and 1, and on several shards."""
     model, _, state, _ = training
     key = train.random_stream(0, train.DROPOUT, 5)
 
