@@ -138,7 +138,7 @@ def fit(
     """Train, or go on with the run in `out`, to the end; the metrics of each epoch.
 
     params: to start a new run from; None draws them. With many processes, process 0's count, and it alone uses `out`.
-     checkpoint_seconds: at most this much training is ever lost.
+    checkpoint_seconds: at most this much training is ever lost.
     Interrupted after a signal, the state being saved; Diverged where the loss is not finite; UserError otherwise.
     """
     run = RunDirectory(out)

@@ -24,7 +24,9 @@ def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]
     """
     # Read by JAX when it starts. A GPU's memory is shared with PyTorch in the parity chain, and runs must repeat.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    set_flags()
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_gpu_deterministic_ops" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     if cpu_devices is not None:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     if platform is not None:
@@ -39,14 +41,6 @@ def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]
             f"--platform {asked}" if platform else "JAX_PLATFORMS",
             INSTALL.get(asked, "unset JAX_PLATFORMS"),
         ) from None
-
-
-def set_flags() -> None:
-    """Add our XLA flags to those of the environment, which win. They are read when JAX starts."""
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    ours = ["--xla_gpu_deterministic_ops=true"]
-    names = [flag.partition("=")[0] for flag in flags]
-    os.environ["XLA_FLAGS"] = " ".join(flags + [flag for flag in ours if flag.partition("=")[0] not in names])
 
 
 def describe(devices: list[jax.Device], precision: str) -> str:

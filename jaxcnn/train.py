@@ -235,8 +235,7 @@ def predict_logits(
 
     `sharding` divides each batch among devices.
     """
-    shards = sharding.mesh.size if sharding else 1
-    batch_size = -(-min(batch_size, max(len(images), 1)) // shards) * shards
+    batch_size = min(batch_size, max(len(images), 1))
     batches = steps_per_epoch(len(images), batch_size)
     padded = jnp.pad(images, ((0, batches * batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)))
 

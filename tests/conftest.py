@@ -18,12 +18,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn import platform
 from jaxcnn.config import DEFAULTS, Config
 from jaxcnn.data import Dataset, Split
 from jaxcnn.train import Arrays, create_state, network, sgd
-
-platform.set_flags()
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,17 +1,12 @@
-import importlib.util
 import json
-import sys
 
 import numpy as np
 import pytest
 
 from jaxcnn import platform
-from tests.conftest import ROOT
+from tests.scripts.commands import module
 
-SPEC = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
-benchmark = importlib.util.module_from_spec(SPEC)
-sys.modules["benchmark"] = benchmark
-SPEC.loader.exec_module(benchmark)
+benchmark = module("benchmark")
 
 
 @pytest.fixture(autouse=True)
