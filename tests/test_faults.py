@@ -199,6 +199,17 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(config, trained
         checkpoints.restore_newest(folder, like, said.append)
 
 
+def test_a_checkpoint_whose_checksum_has_lost_its_name_is_damaged(config, trained, tmp_path):
+    """One bit of the word sha256: the file is whole but for that, and nobody can know."""
+    path = tmp_path / "step_000000006.safetensors"
+    content = checkpoints.saved(trained / "checkpoints")[0].read_bytes()
+    assert content.count(b'"sha256"') == 1
+    path.write_bytes(content.replace(b'"sha256"', b'"sha252"'))
+    like = train.create_state(train.network(config), train.sgd(config.learning_rate, config.momentum), 0)
+    with pytest.raises(UserError, match="checksum"):
+        checkpoints.restore(path, like)
+
+
 def test_the_newest_two_checkpoints_and_the_best_are_kept(config, trained):
     names = sorted(path.name for path in (trained / "checkpoints").iterdir())
     assert names == ["best.safetensors", "step_000000003.safetensors", "step_000000006.safetensors"]
