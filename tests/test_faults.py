@@ -285,16 +285,14 @@ def test_thirty_resumes_in_a_row(tmp_path):
 
 @pytest.mark.soak
 def test_two_thousand_epochs_in_flat_memory_and_without_a_handle_left_open(tmp_path):
+    """The history, a line an epoch, is kept and drawn: that may cost 10 KB an epoch, where a state has 84."""
     status, out, err = finish(tmp_path / "run", 2000, "watch")
     assert status == 0, err
-    seen = {
-        int(epoch): (int(kb), int(handles)) for epoch, kb, handles in re.findall(r"^watch (.+) (.+) (.+)$", out, re.M)
-    }
-    print({epoch: seen[epoch] for epoch in range(200, 2001, 200)})
+    seen = [(int(kb), int(handles)) for kb, handles in re.findall(r"^watch \d+ (\d+) (\d+)$", out, re.M)]
+    print(seen[199::200])
     assert len(seen) == 2000
-    assert seen[200][1] == seen[2000][1]
-    # The history, a line an epoch, is kept and drawn.
-    assert seen[2000][0] - seen[200][0] < 20 * 1800, (seen[200], seen[1000], seen[2000])
+    assert seen[199][1] == seen[-1][1]
+    assert seen[-1][0] - seen[199][0] < 10 * 1800
 
 
 @given(text=st.text() | st.recursive(
