@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 from jax.test_util import check_grads
@@ -34,6 +34,8 @@ def assert_close(found, expected, **tolerance):
     n=st.integers(1, 5), h=st.integers(1, 9), w=st.integers(1, 9), c=st.integers(1, 40), o=st.integers(1, 40),
     kh=st.integers(1, 5), kw=st.integers(1, 5), pad=st.integers(0, 3), jit=st.booleans(),
 )  # fmt: skip
+@example(n=2, h=6, w=5, c=3, o=32, kh=3, kw=3, pad=1, jit=True)  # few channels: as the tutorial's conv1
+@example(n=2, h=5, w=7, c=2, o=12, kh=2, kw=3, pad=1, jit=False)
 def test_convolution_is_stock(n, h, w, c, o, kh, kw, pad, jit):
     pad = max(pad, kh - h, kw - w)
     x, kernel = draws(0, (n, h, w, c), (kh, kw, c, o))
@@ -72,7 +74,8 @@ def test_max_pool_and_its_ties(n, h, w, c, distinct):
     """`distinct` values only, so that most windows are tied; the gradient must go to each window's first maximum."""
     x = jnp.asarray(np.random.default_rng(n).integers(0, distinct, (n, h, w, c)), jnp.float32)
     y, back = jax.vjp(layers.max_pool, x)
-    np.testing.assert_array_equal(y, stock_max_pool(x))
+    for pooled in (y, layers.max_pool(x)):  # with a gradient and without one
+        np.testing.assert_array_equal(pooled, stock_max_pool(x))
     (dy,) = draws(3, y.shape)
     expected = np.zeros(x.shape, np.float32)
     for i, row, column, channel in np.ndindex(*y.shape):
@@ -97,6 +100,12 @@ def test_random_numbers_of_a_row_depend_on_nothing_else(rows, shape):
         np.testing.assert_array_equal(few, layers.random_uint16(key, (rows, *shape)))
 
 
+def test_random_numbers_are_those_of_earlier_versions():
+    """Other numbers are other dropout masks: every seed's training changes, and no run can be resumed as it began."""
+    found = layers.random_uint16(jax.random.key(3), (2, 6))
+    assert found.tolist() == [[25499, 56714, 13387, 29701, 32485, 53119], [46739, 1376, 56475, 58236, 11416, 49939]]
+
+
 def test_random_numbers_are_uniform_and_unlike_each_other():
     numbers = np.asarray(layers.random_uint16(jax.random.key(0), (64, 4096)))
     counts = np.bincount(numbers.ravel() >> 8, minlength=256)
@@ -116,6 +125,13 @@ def test_dropout(rate):
     assert set(np.unique(y)) == {np.float32(0), np.float32(1 / (1 - rate))}
     assert abs((y == 0).mean() - rate) < 0.005
     np.testing.assert_array_equal(y != 0, layers.keep_mask(jax.random.key(5), rate, x.shape))
+
+
+def test_dropout_at_rate_0_keeps_every_element():
+    """Among so many 16-bit numbers some are 0."""
+    key, shape = jax.random.key(5), (64, 4096)
+    assert (layers.random_uint16(key, shape) == 0).any()
+    assert layers.keep_mask(key, 0.0, shape).all()
 
 
 def test_initial_distribution_has_pytorchs_bounds():
