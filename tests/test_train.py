@@ -1,3 +1,4 @@
+import functools
 import re
 
 import jax
@@ -18,6 +19,18 @@ def steps(training, count, batch_size=32, state=None, **more):
     model, optimizer, initial, data = training
     state = jax.tree.map(jnp.copy, initial if state is None else state)
     return train.train_steps(model, optimizer, state, data, SEED, jnp.int32(count), batch_size=batch_size, **more)
+
+
+def test_random_streams_are_those_of_earlier_versions():
+    """Other keys are other initial weights, orders and masks: every seed's training changes."""
+
+    def key(*folds):
+        return jax.random.key_data(functools.reduce(jax.random.fold_in, folds, jax.random.key(7))).tolist()
+
+    assert (train.INIT, train.SHUFFLE, train.DROPOUT) == (0, 1, 2)
+    assert jax.random.key_data(train.random_stream(7, train.INIT)).tolist() == key(0, 0)
+    assert jax.random.key_data(train.random_stream(7, train.DROPOUT, 5)).tolist() == key(2, 5)
+    assert train.epoch_order(7, 0, 12).tolist() == [0, 5, 3, 8, 4, 6, 10, 9, 2, 11, 7, 1]
 
 
 def test_a_step_is_plain_gradient_descent_on_the_mean_loss(training):
@@ -198,3 +211,12 @@ def test_sgd_is_its_formula(momentum, weight_decay):
         velocity = momentum * velocity + g + weight_decay * expected
         expected -= 0.5 * velocity
         np.testing.assert_allclose(p, expected, rtol=1e-6)
+
+
+def test_sgd_is_plain_unless_told_otherwise():
+    optimizer = train.sgd(0.5)
+    p, g = jnp.array(2.0), jnp.array(3.0)
+    state = optimizer.init(p)
+    for _ in range(2):
+        updates, state = optimizer.update(g, state, p)
+        assert float(updates) == -1.5
