@@ -72,6 +72,15 @@ def test_what_fills_up_the_last_batch_has_no_part_in_it(training):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7)
 
 
+def test_the_mean_loss_and_its_sums_count_the_real_images_only():
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.6, 0.2, 0.2]]))
+    labels, real = jnp.array([0, 2, 2, 0], jnp.uint8), jnp.array([True, True, True, False])
+    mean, (total, correct) = train.mean_loss(logits, Batch(jnp.zeros((4, 1, 1, 3), jnp.uint8), labels, real))
+    np.testing.assert_allclose(total, -np.log([0.5, 0.1, 0.6]).sum(), rtol=1e-6)
+    np.testing.assert_allclose(mean, total / 3, rtol=1e-6)
+    assert int(correct) == 2
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 70, 100])
 def test_every_image_once_an_epoch(batch_size):
     images = jnp.arange(70, dtype=jnp.uint8)
