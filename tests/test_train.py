@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from jaxcnn import train
-from jaxcnn.model import CNN, scale_pixels
+from jaxcnn.model import CNN, initial_params, scale_pixels
 from jaxcnn.train import Arrays, Batch
 from tests.conftest import assert_trees_equal
 
@@ -101,11 +101,30 @@ def test_epochs_and_seeds_are_shuffled_unlike_and_the_same_with_x64():
             np.testing.assert_array_equal(train.epoch_order(seed, epoch, 70), order)
 
 
-def test_sums_begin_anew_with_each_epoch(training):
-    first = steps(training, 3)
-    second = steps(training, 1, state=first)
-    assert 0 < float(second.loss_sum) < float(first.loss_sum)
+def test_an_epochs_sums_are_those_of_its_images_and_begin_anew_with_the_next(training):
+    model, _, initial, data = training
+    order, states, losses, correct = train.epoch_order(SEED, 0, 70), [initial], [], []
+    for step in range(3):
+        chosen = order[32 * step : 32 * step + 32]
+        key = train.random_stream(SEED, train.DROPOUT, step)
+        logits = model.apply({"params": states[-1].params}, scale_pixels(data.images[chosen]), key)
+        losses.append(train.cross_entropy(logits, data.labels[chosen]).sum())
+        correct.append(int((np.asarray(logits).argmax(axis=1) == np.asarray(data.labels[chosen])).sum()))
+        states.append(steps(training, 1, state=states[-1]))
+        # A chunked forward pass may round a near tie of logits the other way.
+        assert abs(int(states[-1].correct) - sum(correct)) <= 1
+        np.testing.assert_allclose(states[-1].loss_sum, sum(losses), rtol=1e-5)
+    assert sum(correct) > 4
+    second = steps(training, 1, state=states[-1])
+    assert 0 < float(second.loss_sum) < float(states[-1].loss_sum)
     assert int(second.correct) <= 32
+
+
+def test_a_state_begins_at_nothing_with_the_weights_of_its_seed(training):
+    model, optimizer, _, _ = training
+    state = train.create_state(model, optimizer, seed=7)
+    assert (int(state.step), float(state.loss_sum), int(state.correct)) == (0, 0.0, 0)
+    assert_trees_equal(state.params, initial_params(model, train.random_stream(7, train.INIT)))
 
 
 def test_training_learns(training):
