@@ -47,15 +47,14 @@ def check_layers(layers: Iterable[str], known: Iterable[str]) -> None:
             raise UserError(f"no layer {name!r} in this network", "--layers", todo)
 
 
-def layer_shapes(model: CNN, image_shape: tuple[int, int, int] = (32, 32, 3)) -> dict[str, tuple[int, ...]]:
+def layer_shapes(model: CNN) -> dict[str, tuple[int, ...]]:
     """The layers in order of execution, `input` first, and the shape of each one's output for one image."""
 
-    def run(key: Array) -> OrderedDict[str, Any]:
-        images = jnp.zeros((1, *image_shape), jnp.uint8)
-        params = model.init(key, scale_pixels(images, model.param_dtype))["params"]
-        return _outputs(model, params, images)
+    def run(key: Array, images: Array) -> OrderedDict[str, Any]:
+        return _outputs(model, model.init(key, scale_pixels(images, model.param_dtype))["params"], images)
 
-    return {name: output.shape[1:] for name, output in jax.eval_shape(run, jax.random.key(0)).items()}
+    outputs = jax.eval_shape(run, jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8))
+    return {name: output.shape[1:] for name, output in outputs.items()}
 
 
 def feature_maps(
