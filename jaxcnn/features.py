@@ -86,9 +86,7 @@ def batched(
     batch_size = min(batch_size, max(len(images), 1))
     for start in range(0, len(images), batch_size):
         batch = np.asarray(images[start : start + batch_size])
-        missing = batch_size - len(batch)
-        padded = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.uint8)])
-        maps = feature_maps(model, params, padded, layers)
+        maps = feature_maps(model, params, np.resize(batch, (batch_size, *batch.shape[1:])), layers)
         yield {name: np.asarray(array)[: len(batch)] for name, array in maps.items()}
 
 

@@ -171,9 +171,7 @@ def name_columns(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xticks(range(len(names)), names, size=7, **style)
 
 
-def colour_bar(
-    figure: Figure, left: float, top: float, width: float, colours: ScalarMappable, label: str = ""
-) -> None:  # fmt: skip
+def colour_bar(figure: Figure, left: float, top: float, width: float, colours: ScalarMappable, label: str) -> None:
     """What colours mean: a bar with its lower end, the value half way and its upper end numbered."""
     bar = place(figure, left, top, width, 0.09)
     figure.colorbar(colours, cax=bar, orientation="horizontal", ticks=LinearLocator(3), format="{x:.3g}")

@@ -17,12 +17,10 @@ SIDEBAR, FOOT, LOW, NARROW = 1.62, 0.42, 2.75, 1.25
 
 Maps = Float[np.ndarray, "h w c"]
 Scale = Literal["layer", "map"]
-Extent = tuple[float, float, float, float]  # left, right, bottom, top
+Names = Sequence[str]
 
 
-def feature_maps(
-    maps: Maps, layer: str, subject: Subject, scale: Scale = "layer", names: Sequence[str] = ()
-) -> Figure:  # fmt: skip
+def feature_maps(maps: Maps, layer: str, subject: Subject, scale: Scale = "layer", names: Names = ()) -> Figure:
     """All maps of a layer in a numbered grid, their colours explained, the image and its likeliest classes beside them.
 
     maps: float [h, w, c]; [1, 1, c], a dense layer's, are drawn as bars, named by `names`, or as a strip if many.
@@ -38,7 +36,7 @@ def feature_maps(
     return figure
 
 
-def comparison(ours: Maps, theirs: Maps, layer: str, subject: Subject, names: Sequence[str] = ()) -> Figure:
+def comparison(ours: Maps, theirs: Maps, layer: str, subject: Subject, names: Names = ()) -> Figure:
     """A layer's maps in JAX and in PyTorch on one scale, and JAX minus PyTorch on its own."""
     difference = ours.astype(np.float64) - theirs.astype(np.float64)
     largest, of = np.abs(difference).max(), np.abs(theirs).max()
@@ -65,7 +63,7 @@ def filters(kernel: Float[np.ndarray, "kh kw i o"], layer: str) -> Figure:
         note = f"{outputs} kernels of {height} × {width}; red, green, blue: grey is 0, ±{colours.norm.vmax:.2g}"
         figure = page(layout.width, layout.height, title, note)
         axes = place(figure, 0, HEAD, layout.width, layout.height)
-        _grid(axes, np.asarray(colours.norm(kernel.astype(np.float64))), layout, colours, dead=False)
+        _grid(axes, np.asarray(colours.norm(kernel.astype(np.float64))), layout, colours, "layer", dead=False)
         return figure
     table = np.pad(kernel.transpose(3, 0, 2, 1), ((0, 0), (0, 1), (0, 0), (0, 1)), constant_values=np.nan)
     table = table.reshape(outputs * (height + 1), -1)[:-1, :-1]
@@ -75,7 +73,7 @@ def filters(kernel: Float[np.ndarray, "kh kw i o"], layer: str) -> Figure:
     extent = (-0.5, inputs - 0.5 - 1 / (width + 1), outputs - 0.5 - 1 / (height + 1), -0.5)
     _image(axes, table, colours, extent, gaps="white")
     _indices(axes, "input channel", "output channel")
-    colour_bar(figure, 0.4, HEAD + high + 0.45, 2.6, colours)
+    colour_bar(figure, 0.4, HEAD + high + 0.45, 2.6, colours, "")
     return figure
 
 
@@ -141,7 +139,7 @@ def _sidebar(figure: Figure, subject: Subject) -> None:
 
 def _panel(
     figure: Figure, left: float, top: float, maps: Maps, layout: _Layout, colours: ScalarMappable,
-    names: Sequence[str], scale: Scale = "layer", dead: bool = True,
+    names: Names, scale: Scale = "layer", dead: bool = True,
 ) -> None:  # fmt: skip
     """Maps as a grid, bars or a strip, with the colour bar below them."""
     width, height, label = layout.width, layout.height, ""
@@ -159,9 +157,7 @@ def _panel(
     colour_bar(figure, left, top + height + 0.1, min(width, 2.6), colours, label)
 
 
-def _grid(
-    axes: Axes, maps: np.ndarray, layout: _Layout, colours: ScalarMappable, scale: Scale = "layer", dead: bool = True
-) -> None:
+def _grid(axes: Axes, maps: np.ndarray, layout: _Layout, colours: ScalarMappable, scale: Scale, dead: bool) -> None:
     """Each map an image of its own in one Axes whose unit is the inch: five hundred Axes would take a minute."""
     wide, high = layout.cell
     style: dict[str, Any] = {"size": max(4.5, min(6.5, 11 * wide)), "va": "bottom"}
@@ -179,15 +175,13 @@ def _grid(
     axes.set_axis_off()
 
 
-def _image(
-    axes: Axes, values: np.ndarray, colours: ScalarMappable, extent: Extent | None = None, gaps: str = "#bbbbbb"
-) -> None:
+def _image(axes: Axes, values: np.ndarray, colours: ScalarMappable, extent: Any = None, gaps: str = "#bbbbbb") -> None:
     """Values, or [h, w, 3] colours, as squares. In float64: float32's range is too small for matplotlib's sums."""
     style: dict[str, Any] = {"cmap": colours.cmap.with_extremes(bad=gaps), "norm": colours.norm, "aspect": "auto"}
     axes.imshow(values.astype(np.float64), extent=extent, interpolation="nearest", **style)
 
 
-def _bars(axes: Axes, values: np.ndarray, colours: ScalarMappable, names: Sequence[str]) -> None:
+def _bars(axes: Axes, values: np.ndarray, colours: ScalarMappable, names: Names) -> None:
     signed = colours.cmap(np.where(values < 0, 0.15, 0.85))
     axes.bar(range(len(values)), values, color=signed if colours.norm.vmin else TRAIN)
     axes.axhline(0, color="black", linewidth=0.6)

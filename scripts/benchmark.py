@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from importlib.metadata import version
@@ -33,12 +33,12 @@ EXAMPLES = """examples:
 Each contender is a process of its own with all cores: the same weights and images, warmed up, then timed in turn
 (A B C A B C ...). A ratio is PyTorch's best median over this project's: above 1, this project is faster."""
 
-CONTENDERS = {
-    "jaxcnn": "this project",
-    "flax": "stock Flax layers, one jitted donated step at a time",
-    "torch": "PyTorch eager",
-    "torch-channels-last": "PyTorch eager, channels last",
-    "torch-compile": "torch.compile",
+CONTENDERS = {  # what they are, and their colours
+    "jaxcnn": ("this project", "#4477aa"),
+    "flax": ("stock Flax layers, one jitted donated step at a time", "#88ccee"),
+    "torch": ("PyTorch eager", "#ddaa99"),
+    "torch-channels-last": ("PyTorch eager, channels last", "#cc6677"),
+    "torch-compile": ("torch.compile", "#882255"),
 }
 TASKS = ("training", "inference")
 IMAGES = 2048
@@ -76,19 +76,18 @@ def jax_runner(task: str, batch_size: int, width: int) -> Run:
     state = train.create_state(model, optimizer, 0)
     images = cache(lambda count: data.images[jnp.arange(count) % IMAGES])
 
-    def training(steps: int) -> Cost:
+    def run(steps: int) -> Cost:
         nonlocal state
+        if task == "inference":
+            many = images(steps * batch_size)
+            train.predict_logits(model, state.params, many, batch_size=batch_size).block_until_ready()
+            return 1, 0
         count = np.int32(steps)
         state = train.train_steps(model, optimizer, state, data, seed, count, batch_size=batch_size)
         state.loss_sum.block_until_ready()
         return 1, count.nbytes
 
-    def inference(steps: int) -> Cost:
-        many = images(steps * batch_size)
-        train.predict_logits(model, state.params, many, batch_size=batch_size).block_until_ready()
-        return 1, 0
-
-    return training if task == "training" else inference
+    return run
 
 
 def flax_runner(task: str, batch_size: int, width: int) -> Run:
@@ -228,14 +227,10 @@ class Contender:
         self.facts.update(facts)
         return 1000 * seconds / steps
 
-    def stop(self) -> None:
-        """End the process."""
-        self.process.shutdown()
-
 
 def measure(
-    task: str, batch_size: int, rounds: int, names: Sequence[str], update: Update, width: int = 1
-) -> dict[str, Any]:  # fmt: skip
+    task: str, batch_size: int, rounds: int, update: Update, width: int = 1, names: Iterable[str] = CONTENDERS
+) -> dict[str, Any]:
     """Milliseconds a step of each contender, in turn; with PyTorch's best over ours, and the share of matmul speed."""
     contenders, absent = {}, {}
     for name in [*names, "matmul"]:
@@ -251,7 +246,7 @@ def measure(
             contender.ms.append(contender.run(steps[name]))
         update(1)
     for contender in contenders.values():
-        contender.stop()
+        contender.process.shutdown()
     gflops = 2 * 2048**3 / statistics.median(contenders.pop("matmul").ms) / 1e6
     rows: dict[str, Any] = {}
     for name, contender in contenders.items():
@@ -310,10 +305,9 @@ def draw(results: list[dict[str, Any]]) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    colours = ("#4477aa", "#88ccee", "#cc6677", "#ddaa99", "#882255")
     for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
         chosen = [result for result in results if result["task"] == task]
-        for place, ((name, label), colour) in enumerate(zip(CONTENDERS.items(), colours, strict=True), start=-2):
+        for place, (name, (label, colour)) in enumerate(CONTENDERS.items(), start=-2):
             found = [(group, r) for group, r in enumerate(chosen) if name in r["rows"]]
             heights = [1000 * r["batch_size"] / r["rows"][name]["ms"]["median"] for _, r in found]
             axes.bar([group + 0.16 * place for group, _ in found], heights, 0.15, color=colour, label=label)
@@ -327,12 +321,9 @@ def draw(results: list[dict[str, Any]]) -> "Figure":
 
 def scaling(rounds: int, update: Update) -> dict[str, list[dict[str, Any]]]:
     """Training as it grows: by batch size, and at batch 32 by width, in multiples of the tutorial's."""
-    names = ("jaxcnn", "torch-channels-last")
+    one = partial(measure, "training", rounds=rounds, update=update, names=("jaxcnn", "torch-channels-last"))
     sizes, widths = SCALING.values()
-    return {
-        "batch size": [measure("training", size, rounds, names, update) for size in sizes],
-        "width": [measure("training", 32, rounds, names, update, width) for width in widths],
-    }
+    return {"batch size": [one(size) for size in sizes], "width": [one(32, width=width) for width in widths]}
 
 
 def draw_scaling(results: dict[str, list[dict[str, Any]]]) -> "Figure":
@@ -342,9 +333,10 @@ def draw_scaling(results: dict[str, list[dict[str, Any]]]) -> "Figure":
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, (what, found) in zip(figure.subplots(1, 2), results.items(), strict=True):
-        for name, colour in (("jaxcnn", "#4477aa"), ("torch-channels-last", "#cc6677")):
+        for name in found[0]["rows"]:
             low, middle, high = ([r["rows"][name]["ms"][k] for r in found] for k in ("min", "median", "max"))
-            axes.plot(SCALING[what], middle, "o-", color=colour, label=CONTENDERS[name])
+            label, colour = CONTENDERS[name]
+            axes.plot(SCALING[what], middle, "o-", color=colour, label=label)
             axes.fill_between(SCALING[what], low, high, color=colour, alpha=0.2, linewidth=0)
         axes.loglog()
         axes.set_xticks(SCALING[what], [str(n) for n in SCALING[what]], fontsize=8)
@@ -378,7 +370,7 @@ def main() -> None:
     rounds, sizes = arguments.rounds, arguments.batch_sizes
     points = len(TASKS) * len(sizes) + arguments.scaling * sum(map(len, SCALING.values()))
     with progress("benchmark", rounds * points, "rounds") as update:
-        results = [measure(task, size, rounds, tuple(CONTENDERS), update) for task in TASKS for size in sizes]
+        results = [measure(task, size, rounds, update) for task in TASKS for size in sizes]
         grown = scaling(rounds, update) if arguments.scaling else {}
     seconds = command_to_first_step()
     versions = {name: version(name) for name in ("jax", "flax", "torch")}
