@@ -38,6 +38,10 @@ def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     upright = ImageOps.exif_transpose(picture)
     if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         words.append("turned upright")
+    if upright.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel, of which none says what white is")
+    if upright.mode.startswith("I;16"):  # Pillow alone would cut 16 bits off at 255
+        upright = Image.fromarray((np.asarray(upright).astype(np.float64) * (255 / 65535)).round().astype(np.uint8))
     if upright.has_transparency_data:
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
         words.append("on white")
@@ -45,9 +49,5 @@ def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
         words.append(f"its middle {min(upright.size)} x {min(upright.size)}")
     if upright.size != (SIDE, SIDE):
         words.append(f"resized to {SIDE} x {SIDE}")
-    if upright.mode in ("I", "F"):
-        raise ValueError("32 bits a pixel, of which none says what white is")
-    if upright.mode.startswith("I;16"):  # Pillow alone would cut 16 bits off at 255
-        upright = Image.fromarray((np.asarray(upright).astype(np.float64) * (255 / 65535)).round().astype(np.uint8))
     fitted = ImageOps.fit(upright.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
     return np.asarray(fitted), ", ".join(words)

@@ -20,8 +20,7 @@ def parser() -> cli.ArgumentParser:
     add = parser.add_argument
     add("source", metavar="SRC", help="a run directory, a .pth or .pt, a .safetensors in either naming")
     add("target", metavar="DST", type=Path, help="a .pth, .pt or .safetensors")
-    naming = "of the entries (default: torch in a .pth, flax in a .safetensors)"
-    add("--naming", choices=["flax", "torch"], help=naming)
+    add("--naming", choices=["flax", "torch"], help="of entries (default: torch in a .pth, flax in a .safetensors)")
     return parser
 
 

@@ -40,8 +40,7 @@ def parser() -> cli.ArgumentParser:
     add("--list", action="store_true", help="print the layers in order of execution with their shapes, and end")
     add("--scale", choices=["layer", "map"], default="layer", help="of colours: layer (default) or map")
     add("--filters", action="store_true", help="draw the kernels of the convolutions among the layers, too")
-    against = "draw JAX, PyTorch with these weights, and their difference; one scale a layer"
-    add("--against", metavar="WEIGHTS", help=against)
+    add("--against", metavar="WEIGHTS", help="JAX, PyTorch with these weights and their difference; one scale a layer")
     add("--format", choices=figures.FORMATS, default="png", help="default png")
     add("--out", type=Path, default=Path("feature_maps"), metavar="DIR", help="default feature_maps")
     return parser

@@ -51,8 +51,7 @@ def parser() -> cli.ArgumentParser:
     add("--process-id", metavar="I", type=lambda text: 0 if text == "0" else cli.positive_int(text),
         help="which one this is, from 0; process 0 writes and speaks")  # fmt: skip
     add("--out", metavar="RUN", type=Path, help="the run directory (default runs/<dataset>)")
-    resume = "go on with the run in --out; what is not given comes from its config.json"
-    add("--resume", action="store_true", help=resume)
+    add("--resume", action="store_true", help="go on with the run in --out; its config.json says what is not given")
     return parser
 
 
