@@ -47,15 +47,14 @@ def check_layers(layers: Iterable[str], known: Iterable[str]) -> None:
             raise UserError(f"no layer {name!r} in this network", "--layers", todo)
 
 
-def layer_shapes(model: CNN, image_shape: tuple[int, int, int] = (32, 32, 3)) -> dict[str, tuple[int, ...]]:
+def layer_shapes(model: CNN) -> dict[str, tuple[int, ...]]:
     """The layers in order of execution, `input` first, and the shape of each one's output for one image."""
 
-    def run(key: Array) -> OrderedDict[str, Any]:
-        images = jnp.zeros((1, *image_shape), jnp.uint8)
-        params = model.init(key, scale_pixels(images, model.param_dtype))["params"]
-        return _outputs(model, params, images)
+    def run(key: Array, images: Array) -> OrderedDict[str, Any]:
+        return _outputs(model, model.init(key, scale_pixels(images, model.param_dtype))["params"], images)
 
-    return {name: output.shape[1:] for name, output in jax.eval_shape(run, jax.random.key(0)).items()}
+    outputs = jax.eval_shape(run, jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8))
+    return {name: output.shape[1:] for name, output in outputs.items()}
 
 
 def feature_maps(
@@ -87,9 +86,7 @@ def batched(
     batch_size = min(batch_size, max(len(images), 1))
     for start in range(0, len(images), batch_size):
         batch = np.asarray(images[start : start + batch_size])
-        missing = batch_size - len(batch)
-        padded = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.uint8)])
-        maps = feature_maps(model, params, padded, layers)
+        maps = feature_maps(model, params, np.resize(batch, (batch_size, *batch.shape[1:])), layers)
         yield {name: np.asarray(array)[: len(batch)] for name, array in maps.items()}
 
 

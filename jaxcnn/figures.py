@@ -18,12 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LinearLocator
 
 from jaxcnn.errors import UserError
 from jaxcnn.files import written_whole
 
 TRAIN, TEST = "#4477aa", "#cc6677"  # Paul Tol's bright pair: told apart in grey and by colour-blind eyes
-QUIET, PALE, TINT = "#666666", "#aaaaaa", "#c8d7e6"
+QUIET, TINT = "#666666", "#c8d7e6"
 MARGIN, HEAD = 0.15, 0.42
 
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -76,21 +77,18 @@ def curves(metrics: Sequence[Mapping[str, float]], title: str) -> Figure:
     epochs = [line["epoch"] for line in metrics]
     best = max(metrics, key=lambda line: line["test_accuracy"])
     label = f"best: {100 * best['test_accuracy']:.2f} %, epoch {best['epoch']:.0f}"
-    left, right = figure.subplots(1, 2)
-    for axes, quantity, scale in ((left, "loss", 1), (right, "accuracy", 100)):
+    panels = (("loss", 1, "mean cross entropy (nats)"), ("accuracy", 100, "accuracy (%)"))
+    for axes, (quantity, scale, unit) in zip(figure.subplots(1, 2), panels, strict=True):
         for split, colour, mark, name in (("train", TRAIN, "o", "training (dropout on)"), ("test", TEST, "s", "test")):
             values = [scale * line[f"{split}_{quantity}"] for line in metrics]
             axes.plot(epochs, values, color=colour, marker=mark, markersize=3 if len(epochs) < 50 else 0, label=name)
         axes.axvline(best["epoch"], color=QUIET, linewidth=0.8, linestyle=":")
         axes.plot(best["epoch"], scale * best[f"test_{quantity}"], "*", color=TEST, markersize=11, label=label)
-        axes.set_xlim(0.5, epochs[-1] + 0.5)
+        axes.set(xlim=(0.5, epochs[-1] + 0.5), xlabel="epoch", ylabel=unit)
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
-        axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    left.set_ylabel("mean cross entropy (nats)")
-    right.set_ylabel("accuracy (%)")
     figure.suptitle(title)
     return figure
 
@@ -99,13 +97,12 @@ def confusion(counts: Int[np.ndarray, "true predicted"], class_names: Sequence[s
     """How often each class is taken for each: numbers of images, coloured by their share of the true class."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     right, images = int(np.trace(counts)), int(counts.sum())
-    figure = page(5.4, 5.4)
-    write_title(figure, 0, title, f"{right:,} of {images:,} right ({right / max(images, 1):.2%})")
+    figure = page(5.4, 5.4, title, f"{right:,} of {images:,} right ({right / max(images, 1):.2%})")
     axes = place(figure, 0.9, HEAD + 0.1, 4.4, 4.1)
     # The square root lifts the few mistakes of a good network out of the white.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto")
     for (row, column), count in np.ndenumerate(counts):
-        colour = PALE if not count else "white" if shares[row, column] > 0.3 else "black"
+        colour = "#aaaaaa" if not count else "white" if shares[row, column] > 0.3 else "black"
         axes.text(column, row, str(count), ha="center", va="center", size=7, color=colour)
     name_columns(axes, class_names)
     axes.set_yticks(range(len(class_names)), class_names, size=7, parse_math=False)
@@ -113,7 +110,7 @@ def confusion(counts: Int[np.ndarray, "true predicted"], class_names: Sequence[s
     axes.set_ylabel("true", size=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    colour_bar(figure, 0.9, HEAD + 4.9, 2.6, image, (0, 0.25, 1), "share of the true class")
+    colour_bar(figure, 0.9, HEAD + 4.9, 2.6, image, "share of the true class")
     return figure
 
 
@@ -121,9 +118,8 @@ def most_wrong(subjects: Sequence[Subject], title: str) -> Figure:
     """Wrongly classified images, in the caller's order: what each was taken for, how surely, and what it is."""
     side, high, pitch = 1.0, 1.55, 1.16
     rows, columns = grid(max(len(subjects), 1), ratio=1.6)
-    figure = page(columns * pitch, rows * high)
     note = "in bold the predicted class and its probability, the surest first" if subjects else "no image is wrong"
-    write_title(figure, 0, title, note)
+    figure = page(columns * pitch, rows * high, title, note)
     for i, subject in enumerate(subjects):
         left, top = i % columns * pitch, HEAD + 0.1 + i // columns * high
         axes = place(figure, left, top, side, side)
@@ -148,9 +144,12 @@ def grid(count: int, ratio: float = 2) -> tuple[int, int]:
     return math.ceil(count / columns), columns
 
 
-def page(width: float, height: float) -> Figure:
-    """A page for a body of this size, a head above it; wide enough for a title."""
-    return Figure(figsize=(max(width, 5.6) + 2 * MARGIN, height + HEAD + 2 * MARGIN), facecolor="white")
+def page(width: float, height: float, title: str = "", subtitle: str = "", left: float = 0) -> Figure:
+    """A page for a body of this size, above it a head with what it shows, in two lines; wide enough for a title."""
+    figure = Figure(figsize=(max(width, 5.6) + 2 * MARGIN, height + HEAD + 2 * MARGIN), facecolor="white")
+    write(figure, left, 0, title, size=10, weight="bold")
+    write(figure, left, 0.23, subtitle, size=7, color=QUIET)
+    return figure
 
 
 def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -165,25 +164,17 @@ def write(figure: Figure, left: float, top: float, text: str, **style: Any) -> N
     figure.text((left + MARGIN) / w, 1 - (top + MARGIN) / h, text, va="top", parse_math=False, **style)
 
 
-def write_title(figure: Figure, left: float, title: str, subtitle: str) -> None:
-    """What a page shows, in two lines."""
-    write(figure, left, 0, title, size=10, weight="bold")
-    write(figure, left, 0.23, subtitle, size=7, color=QUIET)
-
-
 def name_columns(axes: Axes, names: Sequence[str]) -> None:
     """Names below columns, aslant where they are long."""
-    slant: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
-    style = slant if max(map(len, names)) > 3 else {}
-    axes.set_xticks(range(len(names)), names, size=7, parse_math=False, **style)
+    slant, align = (35, "right") if max(map(len, names)) > 3 else (0, "center")
+    style: dict[str, Any] = {"rotation": slant, "ha": align, "rotation_mode": "anchor", "parse_math": False}
+    axes.set_xticks(range(len(names)), names, size=7, **style)
 
 
-def colour_bar(
-    figure: Figure, left: float, top: float, width: float, colours: ScalarMappable, ticks: Sequence[float], label: str
-) -> None:
-    """What colours mean: a bar with its lower end, its middle and its upper end numbered."""
+def colour_bar(figure: Figure, left: float, top: float, width: float, colours: ScalarMappable, label: str) -> None:
+    """What colours mean: a bar with its lower end, the value half way and its upper end numbered."""
     bar = place(figure, left, top, width, 0.09)
-    figure.colorbar(colours, cax=bar, orientation="horizontal", ticks=ticks, format="{x:.3g}")
+    figure.colorbar(colours, cax=bar, orientation="horizontal", ticks=LinearLocator(3), format="{x:.3g}")
     bar.tick_params(labelsize=6.5, length=2, pad=1.5)
     for text, side in zip(bar.get_xticklabels(), ("left", "center", "right"), strict=True):
         text.set(ha=side)

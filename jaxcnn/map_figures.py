@@ -1,73 +1,54 @@
 """Feature maps and kernels to figures: grids of numbered maps, bars and strips for dense layers, JAX beside PyTorch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from jaxcnn.figures import (  # fmt: skip
-    HEAD,
-    PALE,
-    QUIET,
-    TEST,
-    TINT,
-    TRAIN,
-    Subject,
-    colour_bar,
-    grid,
-    name_columns,
-    page,
-    place,
-    write,
-    write_title,
-)
+from jaxcnn.figures import HEAD, QUIET, TEST, TINT, TRAIN, Subject, colour_bar, grid, name_columns, page, place, write
 
 WIDTH, CELL, GAP, LABEL = 5.52, 0.64, 0.05, 0.15  # at 200 dots an inch, a pixel of a 32 x 32 map is 4 x 4 dots
 SIDEBAR, FOOT, LOW, NARROW = 1.62, 0.42, 2.75, 1.25
 
 Maps = Float[np.ndarray, "h w c"]
 Scale = Literal["layer", "map"]
-Extent = tuple[float, float, float, float]  # left, right, bottom, top
+Names = Sequence[str]
 
 
-def feature_maps(
-    maps: Maps, layer: str, subject: Subject, scale: Scale = "layer", names: Sequence[str] = ()
-) -> Figure:  # fmt: skip
+def feature_maps(maps: Maps, layer: str, subject: Subject, scale: Scale = "layer", names: Names = ()) -> Figure:
     """All maps of a layer in a numbered grid, their colours explained, the image and its likeliest classes beside them.
 
     maps: float [h, w, c]; [1, 1, c], a dense layer's, are drawn as bars, named by `names`, or as a strip if many.
     scale: `layer` gives all maps one scale, so that they can be compared; `map` gives each its own, its limit at its
     right. Signed maps are blue, white and red around zero, others go from 0. A map with one value everywhere is dead.
     """
-    layout = _Layout(maps.shape, WIDTH, ratio=2)
-    figure = page(SIDEBAR + layout.size[0], max(layout.size[1] + FOOT, LOW))
-    _sidebar(figure, subject)
+    layout = _layout(maps.shape, WIDTH, ratio=2)
     scaled = {"layer": ", one scale for all", "map": ", each on its own scale"}[scale] if layout.kind == "grid" else ""
-    write_title(figure, SIDEBAR, layer, _summary(maps) + scaled)
+    height = max(layout.height + FOOT, LOW)
+    figure = page(SIDEBAR + layout.width, height, layer, _summary(maps) + scaled, SIDEBAR)
+    _sidebar(figure, subject)
     _panel(figure, SIDEBAR, HEAD, maps, layout, _colours(maps), names, scale)
     return figure
 
 
-def comparison(ours: Maps, theirs: Maps, layer: str, subject: Subject, names: Sequence[str] = ()) -> Figure:
+def comparison(ours: Maps, theirs: Maps, layer: str, subject: Subject, names: Names = ()) -> Figure:
     """A layer's maps in JAX and in PyTorch on one scale, and JAX minus PyTorch on its own."""
     difference = ours.astype(np.float64) - theirs.astype(np.float64)
-    layout = _Layout(ours.shape, WIDTH / 2.6, ratio=0.5)
-    figure = page(SIDEBAR + 3 * layout.size[0] + 0.5, max(layout.size[1] + FOOT + 0.22, LOW))
-    _sidebar(figure, subject)
     largest, of = np.abs(difference).max(), np.abs(theirs).max()
     found = f"largest difference {largest:.2g}, largest value {of:.3g}" if largest else "both are equal"
-    write_title(figure, SIDEBAR, f"{layer}: JAX against PyTorch", f"{_summary(ours)}; {found}")
+    layout = _layout(ours.shape, WIDTH / 2.6, ratio=0.5)
+    width, height = SIDEBAR + 3 * layout.width + 0.5, max(layout.height + FOOT + 0.22, LOW)
+    figure = page(width, height, f"{layer}: JAX against PyTorch", f"{_summary(ours)}; {found}", SIDEBAR)
+    _sidebar(figure, subject)
     common, own = _colours(np.stack([ours, theirs])), _colours(difference, signed=True)
     panels = (("JAX", ours, common), ("PyTorch", theirs, common), ("JAX − PyTorch", difference, own))
     for i, (name, maps, colours) in enumerate(panels):
-        left = SIDEBAR + i * (layout.size[0] + 0.25)
+        left = SIDEBAR + i * (layout.width + 0.25)
         write(figure, left, HEAD + 0.05, name, size=8, weight="bold")
         _panel(figure, left, HEAD + 0.22, maps, layout, colours, names, dead=colours is common)
     return figure
@@ -76,58 +57,32 @@ def comparison(ours: Maps, theirs: Maps, layer: str, subject: Subject, names: Se
 def filters(kernel: Float[np.ndarray, "kh kw i o"], layer: str) -> Figure:
     """A convolution's kernels: in colour where the input is, else a table of output by input channels."""
     height, width, inputs, outputs = kernel.shape
-    colours = _colours(kernel, signed=True)
+    title, colours = f"kernels of {layer}", _colours(kernel, signed=True)
     if inputs == 3:
-        layout = _Layout((height, width, outputs), WIDTH, ratio=2)
-        figure, limit = page(*layout.size), colours.high
-        note = f"{outputs} kernels of {height} × {width}; red, green, blue: grey is 0, ±{limit:.2g}"
-        write_title(figure, 0, f"kernels of {layer}", note)
-        _grid(place(figure, 0, HEAD, *layout.size), 0.5 + kernel / (2 * limit), layout, colours, "layer", dead=False)
+        layout = _layout((height, width, outputs), WIDTH, ratio=2)
+        note = f"{outputs} kernels of {height} × {width}; red, green, blue: grey is 0, ±{colours.norm.vmax:.2g}"
+        figure = page(layout.width, layout.height, title, note)
+        axes = place(figure, 0, HEAD, layout.width, layout.height)
+        _grid(axes, np.asarray(colours.norm(kernel.astype(np.float64))), layout, colours, "layer", dead=False)
         return figure
-    table = np.full((outputs, height + 1, inputs, width + 1), np.nan, kernel.dtype)
-    table[:, :height, :, :width] = kernel.transpose(3, 0, 2, 1)
+    table = np.pad(kernel.transpose(3, 0, 2, 1), ((0, 0), (0, 1), (0, 0), (0, 1)), constant_values=np.nan)
     table = table.reshape(outputs * (height + 1), -1)[:-1, :-1]
-    unit = min(WIDTH / table.shape[1], 0.08)
-    high, wide = unit * table.shape[0], unit * table.shape[1]
-    figure = page(wide + 0.4, high + 0.85)
-    write_title(figure, 0, f"kernels of {layer}", f"{outputs} × {inputs} kernels of {height} × {width}")
+    high, wide = min(WIDTH / table.shape[1], 0.08) * np.array(table.shape)
+    figure = page(wide + 0.4, high + 0.85, title, f"{outputs} × {inputs} kernels of {height} × {width}")
     axes = place(figure, 0.4, HEAD, wide, high)
     extent = (-0.5, inputs - 0.5 - 1 / (width + 1), outputs - 0.5 - 1 / (height + 1), -0.5)
-    _image(axes, table, colours.on_white(), extent)
+    _image(axes, table, colours, extent, gaps="white")
     _indices(axes, "input channel", "output channel")
-    colour_bar(figure, 0.4, HEAD + high + 0.45, 2.6, *colours.bar(), "")
+    colour_bar(figure, 0.4, HEAD + high + 0.45, 2.6, colours, "")
     return figure
 
 
-class _Colours(NamedTuple):
-    cmap: Colormap
-    low: float
-    high: float
-
-    @property
-    def norm(self) -> Normalize:
-        return Normalize(self.low, self.high)
-
-    def within(self, values: np.ndarray) -> "_Colours":
-        """The limits of one map alone, signed where the layer is."""
-        high = _colours(values).high
-        return _Colours(self.cmap, -high if self.low else 0, high)
-
-    def on_white(self) -> "_Colours":
-        """The same with gaps of NaN left white."""
-        return self._replace(cmap=self.cmap.with_extremes(bad="white"))
-
-    def bar(self) -> tuple[ScalarMappable, tuple[float, ...]]:
-        return ScalarMappable(self.norm, self.cmap), (self.low, (self.low + self.high) / 2, self.high)
-
-
-def _colours(values: np.ndarray, signed: bool = False) -> _Colours:
-    """Sequential from zero, or diverging around it where there are negative values; grey for what is not finite."""
+def _colours(values: np.ndarray, signed: bool = False) -> ScalarMappable:
+    """Sequential from zero, or diverging around it where there are negative values; `norm.vmin` tells which."""
     finite = values[np.isfinite(values)].astype(np.float64)
     limit = float(np.abs(finite).max(initial=0)) or 1.0
     signed = signed or finite.min(initial=0) < 0
-    cmap = mpl.colormaps["RdBu_r" if signed else "viridis"].with_extremes(bad="#bbbbbb")
-    return _Colours(cmap, -limit if signed else 0, limit)
+    return ScalarMappable(Normalize(-limit if signed else 0, limit), "RdBu_r" if signed else "viridis")
 
 
 def _dead(maps: np.ndarray) -> np.ndarray:
@@ -143,104 +98,92 @@ def _summary(maps: Maps) -> str:
     return f"{count} map{'s' * (count > 1)} of {height} × {width}" + (f", {dead} dead (×)" if dead else "")
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How maps of this shape come out in a panel of about this width: as a grid, as bars or as a strip."""
-
-    shape: tuple[int, ...]
+class _Layout(NamedTuple):
+    kind: Literal["grid", "bars", "strip"]
+    columns: int
     width: float
-    ratio: float
+    height: float
+    cell: tuple[float, float] = (0, 0)  # a map's width and height
 
-    @property
-    def kind(self) -> str:
-        if self.shape[:2] != (1, 1):
-            return "grid"
-        return "bars" if self.shape[2] <= 40 else "strip"
 
-    @property
-    def rows_columns(self) -> tuple[int, int]:
-        return grid(self.shape[2], self.ratio * (1.5 if self.kind == "strip" else 1))
-
-    @property
-    def cell(self) -> tuple[float, float]:
-        """A map's width and height: rather a wide page than maps too small to see."""
-        wide = max(0.3, min(CELL, (self.width + GAP) / self.rows_columns[1] - GAP))
-        return wide, wide * self.shape[0] / self.shape[1]
-
-    @property
-    def size(self) -> tuple[float, float]:
-        """The panel's width and height."""
-        (rows, columns), (wide, high) = self.rows_columns, self.cell
-        if self.kind == "grid":
-            return max(columns * (wide + GAP) - GAP, NARROW), rows * (high + LABEL)
-        return self.width, 2.4 if self.kind == "bars" else (self.width - 0.3) * rows / columns + LABEL + 0.2
+def _layout(shape: tuple[int, ...], width: float, ratio: float) -> _Layout:
+    """How maps of this shape come out in a panel about so wide: rather a wide page than maps too small to see."""
+    if shape[:2] == (1, 1):
+        rows, columns = grid(shape[2], 1.5 * ratio)
+        if shape[2] <= 40:
+            return _Layout("bars", columns, width, 2.4)
+        return _Layout("strip", columns, width, (width - 0.3) * rows / columns + LABEL + 0.2)
+    rows, columns = grid(shape[2], ratio)
+    wide = max(0.3, min(CELL, (width + GAP) / columns - GAP))
+    high = wide * shape[0] / shape[1]
+    return _Layout("grid", columns, max(columns * (wide + GAP) - GAP, NARROW), rows * (high + LABEL), (wide, high))
 
 
 def _sidebar(figure: Figure, subject: Subject) -> None:
     """The image, and its five likeliest classes with the true one's name in bold."""
     side = SIDEBAR - 0.34
+    write(figure, 0, 0.02, subject.name if len(subject.name) < 20 else f"{subject.name[:18]}…", size=8)
+    write(figure, 0, 0.23, f"true class: {subject.truth}" if subject.truth else "", size=7, color=QUIET)
     picture = place(figure, 0, HEAD + LABEL, side, side)
     picture.imshow(subject.image, interpolation="nearest")
     picture.set_axis_off()
-    write(figure, 0, 0.02, subject.name if len(subject.name) < 20 else f"{subject.name[:18]}…", size=8)
-    write(figure, 0, 0.23, f"true class: {subject.truth}" if subject.truth else "", size=7, color=QUIET)
     bars = place(figure, 0, HEAD + LABEL + side + 0.08, side, 1.1)
     for row, (name, probability) in enumerate(subject.ranked()[:5]):
         bars.barh(row, probability, color=TINT, height=0.85)
-        weight = "bold" if name == subject.truth else "normal"
-        bars.text(0.02, row, name, size=7, va="center", weight=weight, parse_math=False)
-        bars.text(1, row, f"{probability:.1%}", size=7, va="center", weight=weight, ha="right")
+        style: dict[str, Any] = {"size": 7, "va": "center", "weight": "bold" if name == subject.truth else "normal"}
+        bars.text(0.02, row, name, parse_math=False, **style)
+        bars.text(1, row, f"{probability:.1%}", ha="right", **style)
     bars.set(xlim=(0, 1), ylim=(4.6, -0.6))
     bars.set_axis_off()
 
 
 def _panel(
-    figure: Figure, left: float, top: float, maps: Maps, layout: _Layout, colours: _Colours, names: Sequence[str],
-    scale: Scale = "layer", dead: bool = True,
+    figure: Figure, left: float, top: float, maps: Maps, layout: _Layout, colours: ScalarMappable,
+    names: Names, scale: Scale = "layer", dead: bool = True,
 ) -> None:  # fmt: skip
     """Maps as a grid, bars or a strip, with the colour bar below them."""
-    (width, height), label = layout.size, ""
+    width, height, label = layout.width, layout.height, ""
     if layout.kind == "bars":
         _bars(place(figure, left + 0.42, top + LABEL, width - 0.42, height - LABEL), maps[0, 0], colours, names)
         return
     if layout.kind == "strip":
         left, width = left + 0.3, width - 0.3
-        _strip(place(figure, left, top + LABEL, width, height - LABEL - 0.2), maps[0, 0], layout, colours)
+        _strip(place(figure, left, top + LABEL, width, height - LABEL - 0.2), maps[0, 0], layout.columns, colours)
     else:
         _grid(place(figure, left, top, width, height), maps, layout, colours, scale, dead)
         if scale == "map":
             label = "share of the map's own limit, which is above it"
-            colours = _Colours(colours.cmap, -1 if colours.low else 0, 1)
-    colour_bar(figure, left, top + height + 0.1, min(width, 2.6), *colours.bar(), label)
+            colours = _colours(np.ones(1), bool(colours.norm.vmin))
+    colour_bar(figure, left, top + height + 0.1, min(width, 2.6), colours, label)
 
 
-def _grid(axes: Axes, maps: np.ndarray, layout: _Layout, colours: _Colours, scale: Scale, dead: bool) -> None:
+def _grid(axes: Axes, maps: np.ndarray, layout: _Layout, colours: ScalarMappable, scale: Scale, dead: bool) -> None:
     """Each map an image of its own in one Axes whose unit is the inch: five hundred Axes would take a minute."""
     wide, high = layout.cell
-    columns, (right, bottom) = layout.rows_columns[1], layout.size
     style: dict[str, Any] = {"size": max(4.5, min(6.5, 11 * wide)), "va": "bottom"}
     for i, marked in enumerate(_dead(maps) & dead):
-        x, y = i % columns * (wide + GAP), i // columns * (high + LABEL) + LABEL
-        own = colours.within(maps[..., i]) if scale == "map" else colours
+        x, y = i % layout.columns * (wide + GAP), i // layout.columns * (high + LABEL) + LABEL
+        own = _colours(maps[..., i], bool(colours.norm.vmin)) if scale == "map" else colours
         _image(axes, maps[..., i], own, (x, x + wide, y + high, y))
         word = f"{i} dead" if marked and wide > 0.4 else str(i)
         axes.text(x, y - 0.02, word, color=TEST if marked else QUIET, **style)
         if marked:
-            axes.plot([x, x + wide, np.nan, x, x + wide], [y, y + high, np.nan, y + high, y], color=PALE, lw=0.7)
+            axes.plot([x, x + wide, np.nan, x, x + wide], [y, y + high, np.nan, y + high, y], color="#aaaaaa", lw=0.7)
         elif scale == "map" and wide > 0.4:
-            axes.text(x + wide, y - 0.02, f"{own.high:.2g}", color=QUIET, ha="right", **style)
-    axes.set(xlim=(0, right), ylim=(bottom, 0), aspect="auto")
+            axes.text(x + wide, y - 0.02, f"{own.norm.vmax:.2g}", color=QUIET, ha="right", **style)
+    axes.set(xlim=(0, layout.width), ylim=(layout.height, 0), aspect="auto")
     axes.set_axis_off()
 
 
-def _image(axes: Axes, values: np.ndarray, colours: _Colours, extent: Extent | None = None) -> None:
+def _image(axes: Axes, values: np.ndarray, colours: ScalarMappable, extent: Any = None, gaps: str = "#bbbbbb") -> None:
     """Values, or [h, w, 3] colours, as squares. In float64: float32's range is too small for matplotlib's sums."""
-    wide = values.astype(np.float64)
-    axes.imshow(wide, cmap=colours.cmap, norm=colours.norm, extent=extent, interpolation="nearest", aspect="auto")
+    style: dict[str, Any] = {"cmap": colours.cmap.with_extremes(bad=gaps), "norm": colours.norm, "aspect": "auto"}
+    axes.imshow(values.astype(np.float64), extent=extent, interpolation="nearest", **style)
 
 
-def _bars(axes: Axes, values: np.ndarray, colours: _Colours, names: Sequence[str]) -> None:
-    axes.bar(range(len(values)), values, color=colours.cmap(np.where(values < 0, 0.15, 0.85)) if colours.low else TRAIN)
+def _bars(axes: Axes, values: np.ndarray, colours: ScalarMappable, names: Names) -> None:
+    signed = colours.cmap(np.where(values < 0, 0.15, 0.85))
+    axes.bar(range(len(values)), values, color=signed if colours.norm.vmin else TRAIN)
     axes.axhline(0, color="black", linewidth=0.6)
     if not values.any():
         axes.set_ylim(0, 1)
@@ -255,12 +198,10 @@ def _bars(axes: Axes, values: np.ndarray, colours: _Colours, names: Sequence[str
         axes.locator_params(axis="x", integer=True)
 
 
-def _strip(axes: Axes, values: np.ndarray, layout: _Layout, colours: _Colours) -> None:
+def _strip(axes: Axes, values: np.ndarray, columns: int, colours: ScalarMappable) -> None:
     """Many values as rows of squares; an index is its row's plus its column's."""
-    rows, columns = layout.rows_columns
-    squares = np.full(rows * columns, np.nan, values.dtype)
-    squares[: len(values)] = values
-    _image(axes, squares.reshape(rows, columns), colours.on_white())
+    squares = np.pad(values, (0, -len(values) % columns), constant_values=np.nan).reshape(-1, columns)
+    _image(axes, squares, colours, gaps="white")
     _indices(axes, "", "")
     axes.xaxis.set_major_formatter("+{x:.0f}")
     axes.yaxis.set_major_formatter(lambda y, _: f"{columns * y:.0f}")

@@ -38,22 +38,16 @@ def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     upright = ImageOps.exif_transpose(picture)
     if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         words.append("turned upright")
+    if upright.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel, of which none says what white is")
+    if upright.mode.startswith("I;16"):  # Pillow alone would cut 16 bits off at 255
+        upright = Image.fromarray((np.asarray(upright).astype(np.float64) * (255 / 65535)).round().astype(np.uint8))
     if upright.has_transparency_data:
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
         words.append("on white")
-    side = min(upright.size)
     if upright.width != upright.height:
-        words.append(f"its middle {side} x {side}")
-    if side != SIDE or len(set(upright.size)) > 1:
+        words.append(f"its middle {min(upright.size)} x {min(upright.size)}")
+    if upright.size != (SIDE, SIDE):
         words.append(f"resized to {SIDE} x {SIDE}")
-    return np.asarray(ImageOps.fit(_eight_bits(upright), (SIDE, SIDE), Image.Resampling.LANCZOS)), ", ".join(words)
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """RGB. Pillow alone would cut 16 bits off at 255."""
-    if picture.mode in ("I", "F"):
-        raise ValueError("32 bits a pixel, of which none says what white is")
-    if picture.mode.startswith("I;16"):
-        scaled = np.asarray(picture).astype(np.float64) * (255 / 65535)
-        picture = Image.fromarray(np.round(scaled).astype(np.uint8))
-    return picture.convert("RGB")
+    fitted = ImageOps.fit(upright.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(fitted), ", ".join(words)

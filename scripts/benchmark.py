@@ -1,17 +1,19 @@
 """This against PyTorch, measured in one run: every contender a process of its own, all of them in turn."""
 
-import argparse
 import json
 import os
 import platform as machine
 import resource
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +33,12 @@ EXAMPLES = """examples:
 Each contender is a process of its own with all cores: the same weights and images, warmed up, then timed in turn
 (A B C A B C ...). A ratio is PyTorch's best median over this project's: above 1, this project is faster."""
 
-CONTENDERS = {
-    "jaxcnn": "this project",
-    "flax": "stock Flax layers, one jitted donated step at a time",
-    "torch": "PyTorch eager",
-    "torch-channels-last": "PyTorch eager, channels last",
-    "torch-compile": "torch.compile",
+CONTENDERS = {  # what they are, and their colours
+    "jaxcnn": ("this project", "#4477aa"),
+    "flax": ("stock Flax layers, one jitted donated step at a time", "#88ccee"),
+    "torch": ("PyTorch eager", "#ddaa99"),
+    "torch-channels-last": ("PyTorch eager, channels last", "#cc6677"),
+    "torch-compile": ("torch.compile", "#882255"),
 }
 TASKS = ("training", "inference")
 IMAGES = 2048
@@ -56,14 +58,6 @@ def flops(task: str, width: int) -> int:
     return {"training": 2 * conv1 + 3 * rest, "inference": conv1 + rest}[task]
 
 
-def batch_size(text: str) -> int:
-    """An argparse type: a size that divides the images that are gone through."""
-    size = cli.positive_int(text)
-    if IMAGES % size:
-        raise argparse.ArgumentTypeError(f"{text} is not a power of two up to {IMAGES}")
-    return size
-
-
 def fixed_data() -> tuple[Any, Any]:
     """The images uint8 [IMAGES, 32, 32, 3] and labels that every contender works on."""
     rng = np.random.default_rng(0)
@@ -79,22 +73,21 @@ def jax_runner(task: str, batch_size: int, width: int) -> Run:
     platform.start(None)
     data = train.Arrays(*map(jnp.asarray, fixed_data()))
     model, optimizer, seed = CNN(32 * width, 512 * width), train.sgd(0.001, 0.9), jnp.uint32(0)
-    state = [train.create_state(model, optimizer, 0)]
-
-    def training(steps: int) -> Cost:
-        count = np.int32(steps)
-        state[0] = train.train_steps(model, optimizer, state[0], data, seed, count, batch_size=batch_size)
-        state[0].loss_sum.block_until_ready()
-        return 1, count.nbytes
-
+    state = train.create_state(model, optimizer, 0)
     images = cache(lambda count: data.images[jnp.arange(count) % IMAGES])
 
-    def inference(steps: int) -> Cost:
-        many = images(steps * batch_size)
-        train.predict_logits(model, state[0].params, many, batch_size=batch_size).block_until_ready()
-        return 1, 0
+    def run(steps: int) -> Cost:
+        nonlocal state
+        if task == "inference":
+            many = images(steps * batch_size)
+            train.predict_logits(model, state.params, many, batch_size=batch_size).block_until_ready()
+            return 1, 0
+        count = np.int32(steps)
+        state = train.train_steps(model, optimizer, state, data, seed, count, batch_size=batch_size)
+        state.loss_sum.block_until_ready()
+        return 1, count.nbytes
 
-    return {"training": training, "inference": inference}[task]
+    return run
 
 
 def flax_runner(task: str, batch_size: int, width: int) -> Run:
@@ -103,6 +96,7 @@ def flax_runner(task: str, batch_size: int, width: int) -> Run:
     import jax
     import jax.numpy as jnp
     import optax
+    from flax.training.train_state import TrainState
 
     class Stock(nn.Module):
         @nn.compact
@@ -112,10 +106,9 @@ def flax_runner(task: str, batch_size: int, width: int) -> Run:
             x = nn.relu(nn.Dense(512 * width)(x.reshape(len(x), -1)))
             return nn.Dense(10)(nn.Dropout(0.5, deterministic=not train)(x))
 
-    model, optimizer = Stock(), optax.sgd(0.001, 0.9)
-    images, labels = map(jnp.asarray, fixed_data())
+    model, (images, labels) = Stock(), map(jnp.asarray, fixed_data())
     params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False)
-    state = [(params, optimizer.init(params))]
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(0.001, 0.9))
 
     def batch(position: Any) -> tuple[Any, Any]:
         start = position * batch_size % IMAGES
@@ -130,23 +123,21 @@ def flax_runner(task: str, batch_size: int, width: int) -> Run:
             key = {"dropout": jax.random.fold_in(jax.random.key(0), position)}
             return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, x, True, rngs=key), y).mean()
 
-        updates, opt_state = optimizer.update(jax.grad(loss)(state[0]), state[1], state[0])
-        return optax.apply_updates(state[0], updates), opt_state
+        return state.apply_gradients(grads=jax.grad(loss)(state.params))
 
     logits = jax.jit(lambda params, position: model.apply(params, batch(position)[0], False))
 
-    def training(steps: int) -> Cost:
-        for position in range(steps):
-            state[0] = step(state[0], np.int32(position))
-        jax.block_until_ready(state[0])
+    def run(steps: int) -> Cost:
+        nonlocal state
+        for position in map(np.int32, range(steps)):
+            if task == "training":
+                state = step(state, position)
+            else:
+                logits(state.params, position).block_until_ready()
+        jax.block_until_ready(state)
         return steps, 4 * steps
 
-    def inference(steps: int) -> Cost:
-        for position in range(steps):
-            logits(state[0][0], np.int32(position)).block_until_ready()
-        return steps, 4 * steps
-
-    return {"training": training, "inference": inference}[task]
+    return run
 
 
 def torch_runner(task: str, batch_size: int, width: int, kind: str) -> Run:
@@ -166,138 +157,107 @@ def torch_runner(task: str, batch_size: int, width: int, kind: str) -> Run:
         nn.Linear(256 * channels, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, 10),
     )  # fmt: skip
     network.to(memory_format=order)  # type: ignore[call-overload]  # torch's stubs know it together with a dtype only
+    network.train(task == "training")
     forward = torch.compile(network) if kind == "torch-compile" else network
     optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9)
     batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
 
-    def training(steps: int) -> Cost:
+    @torch.inference_mode(task == "inference")
+    def run(steps: int) -> None:
         for position in range(steps):
             batch, wanted = batches[position % len(batches)]
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(forward(batch), wanted).backward()
-            optimizer.step()
-        return None
+            logits = forward(batch)
+            if task == "training":
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(logits, wanted).backward()
+                optimizer.step()
 
-    @torch.inference_mode()
-    def inference(steps: int) -> Cost:
-        for position in range(steps):
-            forward(batches[position % len(batches)][0])
-        return None
-
-    network.train(task == "training")
-    return {"training": training, "inference": inference}[task]
+    return run
 
 
-def matmul_runner() -> Run:
+def matmul_runner(*_: Any) -> Run:
     """2048 x 2048 products of float32, by PyTorch's library."""
     import torch
 
     a, b = torch.rand(2, 2048, 2048)
 
-    def run(steps: int) -> Cost:
+    def run(steps: int) -> None:
         for _ in range(steps):
             torch.mm(a, b)
-        return None
 
     return run
 
 
-def work(contender: str, task: str, batch_size: int, width: int) -> None:
-    """Be a contender: warm up, then for each number on standard input do so many steps; print seconds and MB."""
+run: Run  # of a contender's process
+
+
+def begin(contender: str, task: str, batch_size: int, width: int) -> float:
+    """In a process of its own: become a contender and warm up; the seconds of the first step."""
+    global run
+    runners = {"jaxcnn": jax_runner, "flax": flax_runner, "matmul": matmul_runner}
+    run = runners.get(contender, partial(torch_runner, kind=contender))(task, batch_size, width)
     start = time.perf_counter()
-    if contender == "matmul":
-        run = matmul_runner()
-    elif contender in ("jaxcnn", "flax"):
-        run = {"jaxcnn": jax_runner, "flax": flax_runner}[contender](task, batch_size, width)
-    else:
-        run = torch_runner(task, batch_size, width, contender)
-    ready = time.perf_counter()
     run(1)
-    print(json.dumps({"first_step": time.perf_counter() - ready, "setup": ready - start}), flush=True)
+    seconds = time.perf_counter() - start
     run(2)
-    for line in sys.stdin:
-        begin = time.perf_counter()
-        cost = run(int(line))
-        seconds = time.perf_counter() - begin
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "peak_mb": peak, "steps": int(line), "cost": cost}), flush=True)
+    return seconds
+
+
+def work(steps: int) -> tuple[float, dict[str, Any]]:
+    """Do so many steps; the seconds that they took, and what else there is to say of them."""
+    start = time.perf_counter()
+    cost = run(steps)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return seconds, {"peak_mb": peak, "steps": steps, "dispatches_and_bytes_sent": cost}
 
 
 class Contender:
     """A process that waits to be told how many steps to do."""
 
     def __init__(self, name: str, task: str, batch_size: int, width: int) -> None:
-        command = [sys.executable, __file__, "--be", name, task, str(batch_size), str(width)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self.start = self._answer()
-        self.seconds: list[float] = []
-        self.last: dict[str, Any] = {}
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            assert self.process.stderr is not None
-            raise RuntimeError(self.process.stderr.read().strip().splitlines()[-1])
-        return json.loads(line)
+        ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)  # or each process ends in a traceback of its own
+        self.process = ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore_ctrl_c)
+        self.facts = {"first_step_s": self.process.submit(begin, name, task, batch_size, width).result()}
+        self.ms: list[float] = []
 
     def run(self, steps: int) -> float:
-        """Do so many steps; the seconds that one took."""
-        assert self.process.stdin is not None
-        print(steps, file=self.process.stdin, flush=True)
-        self.last = self._answer()
-        return self.last["seconds"] / steps
-
-    def stop(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.communicate()
+        """Do so many steps; the milliseconds that one took."""
+        seconds, facts = self.process.submit(work, steps).result()
+        self.facts.update(facts)
+        return 1000 * seconds / steps
 
 
 def measure(
-    task: str, batch_size: int, rounds: int, names: Sequence[str], update: Update, width: int = 1
+    task: str, batch_size: int, rounds: int, update: Update, width: int = 1, names: Iterable[str] = CONTENDERS
 ) -> dict[str, Any]:
     """Milliseconds a step of each contender, in turn; with PyTorch's best over ours, and the share of matmul speed."""
     contenders, absent = {}, {}
     for name in [*names, "matmul"]:
         try:
             contenders[name] = Contender(name, task, batch_size, width)
-        except RuntimeError as problem:  # torch.compile wants a C++ compiler
-            absent[name] = str(problem)
-    steps = {name: max(1, round(1.0 / contender.run(1))) for name, contender in contenders.items()}
+        except Exception as problem:  # torch.compile wants a C++ compiler
+            absent[name] = str(problem).partition("\n")[0]
+    steps = {name: max(1, round(1000 / contender.run(1))) for name, contender in contenders.items()}
     for name, contender in contenders.items():
         contender.run(steps[name])  # compiles, where the number of images is part of the program
     for _ in range(rounds):
         for name, contender in contenders.items():
-            contender.seconds.append(contender.run(steps[name]))
+            contender.ms.append(contender.run(steps[name]))
         update(1)
     for contender in contenders.values():
-        contender.stop()
-    gflops = 2 * 2048**3 / statistics.median(contenders.pop("matmul").seconds) / 1e9
+        contender.process.shutdown()
+    gflops = 2 * 2048**3 / statistics.median(contenders.pop("matmul").ms) / 1e6
     rows: dict[str, Any] = {}
     for name, contender in contenders.items():
-        milliseconds = sorted(1000 * s for s in contender.seconds)
-        median = statistics.median(milliseconds)
-        rows[name] = {
-            "ms": {"median": median, "min": milliseconds[0], "max": milliseconds[-1]},
-            "share_of_matmul": flops(task, width) * batch_size / median / 1e6 / gflops,
-            "first_step_s": contender.start["first_step"],
-            "peak_mb": contender.last["peak_mb"],
-            "steps": contender.last["steps"],
-            "dispatches_and_bytes_sent": contender.last["cost"],
-        }
+        median = statistics.median(contender.ms)
+        share = flops(task, width) * batch_size / median / 1e6 / gflops
+        ms = {"median": median, "min": min(contender.ms), "max": max(contender.ms)}
+        rows[name] = {"ms": ms, "share_of_matmul": share, **contender.facts}
     torches = [row["ms"]["median"] for name, row in rows.items() if name.startswith("torch")]
     ratio = min(torches) / rows["jaxcnn"]["ms"]["median"] if torches else None
-    return {
-        "task": task,
-        "batch_size": batch_size,
-        "matmul_gflops": gflops,
-        "ratio": ratio,
-        "rows": rows,
-        "absent": absent,
-    }
+    known = {"task": task, "batch_size": batch_size, "matmul_gflops": gflops, "ratio": ratio}
+    return {**known, "rows": rows, "absent": absent}
 
 
 def command_to_first_step() -> dict[str, float]:
@@ -311,42 +271,31 @@ def command_to_first_step() -> dict[str, float]:
         "t = fit.make_trainer(c, data.load('digits'), sharding.make_mesh(platform.start(None), 1, c.batch_size));"
         "t.steps(train.create_state(t.model, t.optimizer, 0), 1)"
     )
+    cold = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": os.devnull}
     seconds = {}
-    for name, settings in {
-        "cold": {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": os.devnull},
-        "warm": {},
-    }.items():
+    for name, settings in {"cold": cold, "warm": {}}.items():
         start = time.perf_counter()
-        environment = {**os.environ, **settings}
+        environment = os.environ | settings
         subprocess.run([sys.executable, "-c", code], check=True, env=environment, stderr=subprocess.DEVNULL)
         seconds[name] = time.perf_counter() - start
     return seconds
 
 
-def dispatches(row: dict[str, Any]) -> str:
-    """How often the host spoke to the device, as text."""
-    if row["dispatches_and_bytes_sent"] is None:
-        return ""
-    times, sent = row["dispatches_and_bytes_sent"]
-    return f"  {row['steps']} steps in {times} dispatch{'es' * (times > 1)}, {sent} bytes sent"
-
-
 def table(results: list[dict[str, Any]]) -> str:
     """The results as aligned text."""
+    head = f"  {'':20} {'ms: median':>10} {'min':>8} {'max':>8} {'of matmul':>10} {'first step':>11} {'peak':>9}"
     lines = []
     for result in results:
         ratio = f"  best PyTorch / jaxcnn = {result['ratio']:.2f}" if result["ratio"] else ""
         speed = f"matrix products at {result['matmul_gflops']:.0f} GFLOP/s"
-        lines.append(f"\n{result['task']}, batch {result['batch_size']}: {speed}{ratio}")
-        lines.append(
-            f"  {'':20} {'ms: median':>10} {'min':>8} {'max':>8} {'of matmul':>10} {'first step':>11} {'peak':>9}"
-        )
+        lines += [f"\n{result['task']}, batch {result['batch_size']}: {speed}{ratio}", head]
         for name, row in result["rows"].items():
-            ms = row["ms"]
-            lines.append(
-                f"  {name:20} {ms['median']:10.1f} {ms['min']:8.1f} {ms['max']:8.1f} {row['share_of_matmul']:10.0%} "
-                f"{row['first_step_s']:9.1f} s {row['peak_mb']:6.0f} MB{dispatches(row)}"
-            )
+            line = f"  {name:20} {row['ms']['median']:10.1f} {row['ms']['min']:8.1f} {row['ms']['max']:8.1f} "
+            line += f"{row['share_of_matmul']:10.0%} {row['first_step_s']:9.1f} s {row['peak_mb']:6.0f} MB"
+            if row["dispatches_and_bytes_sent"]:
+                times, sent = row["dispatches_and_bytes_sent"]
+                line += f"  {row['steps']} steps in {times} dispatch{'es' * (times > 1)}, {sent} bytes sent"
+            lines.append(line)
         lines += [f"  {name:20} not measured: {why}" for name, why in result["absent"].items()]
     return "\n".join(lines)
 
@@ -356,32 +305,25 @@ def draw(results: list[dict[str, Any]]) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    colours = ("#4477aa", "#88ccee", "#cc6677", "#ddaa99", "#882255")
     for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
         chosen = [result for result in results if result["task"] == task]
-        for place, (name, colour) in enumerate(zip(CONTENDERS, colours, strict=True)):
+        for place, (name, (label, colour)) in enumerate(CONTENDERS.items(), start=-2):
             found = [(group, r) for group, r in enumerate(chosen) if name in r["rows"]]
             heights = [1000 * r["batch_size"] / r["rows"][name]["ms"]["median"] for _, r in found]
-            axes.bar([group + 0.16 * (place - 2) for group, _ in found], heights, 0.15, color=colour, label=name)
+            axes.bar([group + 0.16 * place for group, _ in found], heights, 0.15, color=colour, label=label)
         axes.set_xticks(range(len(chosen)), [f"batch {r['batch_size']}" for r in chosen])
-        axes.set_title(task)
-        axes.set_ylabel("images a second")
+        axes.set(title=task, ylabel="images a second")
         axes.spines[["top", "right"]].set_visible(False)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, [CONTENDERS[name] for name in names], frameon=False, fontsize=8, loc="outside upper center", ncols=3
-    )
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, fontsize=8, loc="outside upper center", ncols=3)
     return figure
 
 
 def scaling(rounds: int, update: Update) -> dict[str, list[dict[str, Any]]]:
     """Training as it grows: by batch size, and at batch 32 by width, in multiples of the tutorial's."""
-    names = ("jaxcnn", "torch-channels-last")
+    one = partial(measure, "training", rounds=rounds, update=update, names=("jaxcnn", "torch-channels-last"))
     sizes, widths = SCALING.values()
-    return {
-        "batch size": [measure("training", size, rounds, names, update) for size in sizes],
-        "width": [measure("training", 32, rounds, names, update, width) for width in widths],
-    }
+    return {"batch size": [one(size) for size in sizes], "width": [one(32, width=width) for width in widths]}
 
 
 def draw_scaling(results: dict[str, list[dict[str, Any]]]) -> "Figure":
@@ -391,19 +333,17 @@ def draw_scaling(results: dict[str, list[dict[str, Any]]]) -> "Figure":
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, (what, found) in zip(figure.subplots(1, 2), results.items(), strict=True):
-        for name, colour in (("jaxcnn", "#4477aa"), ("torch-channels-last", "#cc6677")):
-            times = [result["rows"][name]["ms"] for result in found]
-            axes.plot(SCALING[what], [t["median"] for t in times], "o-", color=colour, label=CONTENDERS[name])
-            low, high = ([t[end] for t in times] for end in ("min", "max"))
+        for name in found[0]["rows"]:
+            low, middle, high = ([r["rows"][name]["ms"][k] for r in found] for k in ("min", "median", "max"))
+            label, colour = CONTENDERS[name]
+            axes.plot(SCALING[what], middle, "o-", color=colour, label=label)
             axes.fill_between(SCALING[what], low, high, color=colour, alpha=0.2, linewidth=0)
         axes.loglog()
         axes.set_xticks(SCALING[what], [str(n) for n in SCALING[what]], fontsize=8)
-        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
-        axes.set_xlabel(f"{what}, batch 32" if what == "width" else what)
-        axes.set_ylabel("ms a training step")
+        axes.minorticks_off()
+        axes.set(xlabel=f"{what}, batch 32" if what == "width" else what, ylabel="ms a training step")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
     return figure
@@ -414,7 +354,7 @@ def parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
     add("--json", type=Path, metavar="FILE", help="write all figures as JSON, and pictures beside it")
-    add("--batch-sizes", type=batch_size, nargs="+", default=[32, 128, 512], metavar="N",
+    add("--batch-sizes", type=int, choices=[2**k for k in range(12)], nargs="+", default=[32, 128, 512], metavar="N",
         help="powers of two up to 2048 (default 32 128 512)")  # fmt: skip
     add("--rounds", type=cli.positive_int, default=7, metavar="N", help="how often each is timed (default 7)")
     add("--scaling", action="store_true", help="also by batch size 1 to 2048 and width x1 to x4; 5 minutes more")
@@ -427,19 +367,16 @@ def main() -> None:
     from jaxcnn import figures, files  # here, so that PyTorch's processes have no JAX in their memory
 
     files.check_folder(arguments.json)
-    points = 2 * len(arguments.batch_sizes) + arguments.scaling * sum(map(len, SCALING.values()))
-    with progress("benchmark", arguments.rounds * points, "rounds") as update:
-        results = [
-            measure(task, size, arguments.rounds, tuple(CONTENDERS), update)
-            for task in TASKS
-            for size in arguments.batch_sizes
-        ]
-        grown = scaling(arguments.rounds, update) if arguments.scaling else {}
+    rounds, sizes = arguments.rounds, arguments.batch_sizes
+    points = len(TASKS) * len(sizes) + arguments.scaling * sum(map(len, SCALING.values()))
+    with progress("benchmark", rounds * points, "rounds") as update:
+        results = [measure(task, size, rounds, update) for task in TASKS for size in sizes]
+        grown = scaling(rounds, update) if arguments.scaling else {}
     seconds = command_to_first_step()
     versions = {name: version(name) for name in ("jax", "flax", "torch")}
-    print(f"{os.cpu_count()} cores, {machine.machine()}, Python {machine.python_version()}, "
-          + ", ".join(f"{name} {number}" for name, number in versions.items()))  # fmt: skip
-    print(table([*results, *(result for found in grown.values() for result in found)]))
+    python = f"{os.cpu_count()} cores, {machine.machine()}, Python {machine.python_version()}"
+    print(", ".join([python, *(f"{name} {number}" for name, number in versions.items())]))
+    print(table(sum(grown.values(), results)))
     print(f"\nfrom the command to the first step: {seconds['cold']:.1f} s cold, {seconds['warm']:.1f} s warm")
     if arguments.json:
         found = {"results": results, "scaling": grown, "command_to_first_step_s": seconds, "versions": versions}
@@ -450,7 +387,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--be"]:
-        work(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
-    else:
-        cli.run(main)
+    cli.run(main)

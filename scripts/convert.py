@@ -17,11 +17,10 @@ module., _orig_mod., model. are undone, and it says so. Exit status: 0; 2 for wh
 def parser() -> cli.ArgumentParser:
     """The command line."""
     parser = cli.ArgumentParser("Convert weights between PyTorch and Flax.", EXAMPLES)
-    parser.add_argument("source", metavar="SRC", help="a run directory, a .pth or .pt, a .safetensors in either naming")
-    parser.add_argument("target", metavar="DST", type=Path, help="a .pth, .pt or .safetensors")
-    parser.add_argument(
-        "--naming", choices=["flax", "torch"], help="of the entries (default: torch in a .pth, flax in a .safetensors)"
-    )
+    add = parser.add_argument
+    add("source", metavar="SRC", help="a run directory, a .pth or .pt, a .safetensors in either naming")
+    add("target", metavar="DST", type=Path, help="a .pth, .pt or .safetensors")
+    add("--naming", choices=["flax", "torch"], help="of entries (default: torch in a .pth, flax in a .safetensors)")
     return parser
 
 

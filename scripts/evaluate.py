@@ -21,13 +21,12 @@ EXAMPLES = """examples:
 def parser() -> cli.ArgumentParser:
     """The command line."""
     parser = cli.ArgumentParser("Classify every test image, dropout off, and print the exact accuracy.", EXAMPLES)
-    parser.add_argument("weights", metavar="WEIGHTS", help="a run directory, a .safetensors, a .pth")
+    add = parser.add_argument
+    add("weights", metavar="WEIGHTS", help="a run directory, a .safetensors, a .pth")
     cli.add_data_options(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
-    parser.add_argument("--logits", type=Path, metavar="FILE.npz",
-        help="write logits float32 [n, 10], labels and ids, in the order of ids")  # fmt: skip
-    parser.add_argument("--figures", type=Path, metavar="DIR",
-        help="draw the confusion matrix and the most confidently wrong images")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="write the result as JSON too")
+    add("--logits", type=Path, metavar="FILE.npz", help="write logits float32 [n, 10], labels and ids, in order of ids")
+    add("--figures", type=Path, metavar="DIR", help="draw the confusion matrix and the most confidently wrong images")
     return parser
 
 
@@ -39,16 +38,14 @@ def draw(directory: Path, dataset: data.Dataset, probabilities: np.ndarray, coun
     wrong = np.flatnonzero(predicted != test.labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:count]
     subjects = [
-        figures.Subject(name, test.images[i], probabilities[i], names, names[test.labels[i]])
-        for i, name in zip(surest, np.array(test.ids)[surest], strict=True)
+        figures.Subject(test.ids[i], test.images[i], probabilities[i], names, names[test.labels[i]]) for i in surest
     ]
     title = f"{dataset.name}, {len(test):,} test images"
-    for name, figure in {
-        "confusion": figures.confusion(counts, names, title),
-        "most_wrong": figures.most_wrong(subjects, f"{title}: most confidently wrong"),
-    }.items():
-        figures.save(figure, directory / f"{name}.png")
-        print(directory / f"{name}.png")
+    confusion = figures.confusion(counts, names, title)
+    most_wrong = figures.most_wrong(subjects, f"{title}: most confidently wrong")
+    for figure, path in (confusion, directory / "confusion.png"), (most_wrong, directory / "most_wrong.png"):
+        figures.save(figure, path)
+        print(path)
 
 
 def main() -> None:
@@ -63,14 +60,9 @@ def main() -> None:
     loss, accuracy = train.metrics(logits, jnp.asarray(test.labels))
     correct = round(float(accuracy) * len(test))
     print(f"{dataset.name} test accuracy {correct / len(test):.2%} ({correct} of {len(test)}), loss {float(loss):.4f}")
-    result = {
-        "dataset": dataset.name,
-        "images": len(test),
-        "correct": correct,
-        "test_accuracy": correct / len(test),
-        "test_loss": float(loss),
-    }
     if arguments.json:
+        result = {"dataset": dataset.name, "images": len(test), "correct": correct}
+        result |= {"test_accuracy": correct / len(test), "test_loss": float(loss)}
         files.write_text(arguments.json, json.dumps(result, indent=2) + "\n")
     if arguments.logits:
         with files.written_whole(arguments.logits) as temporary, temporary.open("wb") as file:

@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from jaxcnn import cli, data, features, figures, files, map_figures, pictures, p
 from jaxcnn.data.official import CLASS_NAMES
 from jaxcnn.errors import UserError
 from jaxcnn.model import Params, model_for
-from jaxcnn.weights import Weights
 
 EXAMPLES = """examples:
   python scripts/feature_maps.py runs/cifar10                  the tutorial's: the horse through conv1 and conv2
@@ -40,11 +40,7 @@ def parser() -> cli.ArgumentParser:
     add("--list", action="store_true", help="print the layers in order of execution with their shapes, and end")
     add("--scale", choices=["layer", "map"], default="layer", help="of colours: layer (default) or map")
     add("--filters", action="store_true", help="draw the kernels of the convolutions among the layers, too")
-    add(
-        "--against",
-        metavar="WEIGHTS",
-        help="draw JAX, PyTorch with these weights, and their difference; one scale a layer",
-    )
+    add("--against", metavar="WEIGHTS", help="JAX, PyTorch with these weights and their difference; one scale a layer")
     add("--format", choices=figures.FORMATS, default="png", help="default png")
     add("--out", type=Path, default=Path("feature_maps"), metavar="DIR", help="default feature_maps")
     return parser
@@ -83,15 +79,10 @@ def read_images(texts: Sequence[str], dataset: Callable[[], data.Dataset]) -> li
     found: dict[str, Picture] = {}
     for text in dict.fromkeys(texts):
         stem, image, truth = read_image(text, dataset)
-        name = next(name for k in range(len(texts) + 1) if (name := f"{stem}-{k + 1}" if k else stem) not in found)
+        names = (f"{stem}-{k}" if k > 1 else stem for k in count(1))
+        name = next(name for name in names if name not in found)
         found[name] = name, image, truth
     return list(found.values())
-
-
-def class_names(loaded: Weights, dataset: str, classes: int) -> tuple[str, ...]:
-    """What the weights say, else the data set's names, else numbers."""
-    known = loaded.class_names or (CLASS_NAMES if dataset == "cifar10" else ())
-    return known if len(known) == classes else tuple(map(str, range(classes)))
 
 
 def torch_maps(weights: str, ours: Params, images: np.ndarray, layers: Sequence[str]) -> Maps:
@@ -117,21 +108,22 @@ def draw(arguments: Namespace, subject: figures.Subject, ours: Maps, theirs: Map
         if theirs is None:
             figure = map_figures.feature_maps(maps, layer, subject, arguments.scale, names)
         else:
-            arrays[f"{layer}_torch"] = features.as_maps(theirs[layer])
-            figure = map_figures.comparison(maps, arrays[f"{layer}_torch"], layer, subject, names)
-            difference = f"  JAX and PyTorch differ by at most {np.abs(maps - arrays[f'{layer}_torch']).max():.2g}"
+            other = arrays[f"{layer}_torch"] = features.as_maps(theirs[layer])
+            figure = map_figures.comparison(maps, other, layer, subject, names)
+            difference = f"  JAX and PyTorch differ by at most {np.abs(maps - other).max():.2g}"
         path = out / f"{subject.name}_{layer.replace('/', '.')}.{arguments.format}"
         figures.save(figure, path)
         print(f"  {layer:8} {' x '.join(map(str, maps.shape)):12} {path}{difference}")
-    with files.written_whole(out / f"{subject.name}.npz") as temporary, temporary.open("wb") as file:
+    path = out / f"{subject.name}.npz"
+    with files.written_whole(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-    print(f"  {'arrays':21} {out / f'{subject.name}.npz'}")
+    print(f"  {'arrays':21} {path}")
 
 
 def kernels_of(params: Params, layers: Sequence[str]) -> Maps:
     """The kernels of those of the layers that are convolutions; UserError where none is."""
-    kernels = {layer: np.asarray(params[layer]["kernel"]) for layer in layers if layer in params}
-    kernels = {layer: kernel for layer, kernel in kernels.items() if kernel.ndim == 4}
+    weighted = {name: np.asarray(params[name]["kernel"]) for name in layers if name in params}
+    kernels = {name: kernel for name, kernel in weighted.items() if kernel.ndim == 4}
     if not kernels:
         raise UserError("none of the layers is a convolution", "--filters", "name one, as in --layers conv1")
     return kernels
@@ -160,7 +152,8 @@ def main() -> None:
         figures.save(map_figures.filters(kernel, layer), path)
         print(f"kernels of {layer}: {' x '.join(map(str, kernel.shape))}, {path}")
     last = list(shapes)[-1]
-    classes = class_names(loaded, dataset, network.classes)
+    known = loaded.class_names or (CLASS_NAMES if dataset == "cifar10" else ())
+    classes = known if len(known) == network.classes else tuple(map(str, range(network.classes)))
     each = (
         {name: rows[i] for name, rows in batch.items()}
         for batch in features.batched(network, loaded.params, images, [*arguments.layers, last])

@@ -19,19 +19,16 @@ it stopped.
 def parser() -> cli.ArgumentParser:
     """The command line."""
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
-    parser.add_argument(
-        "--from",
-        dest="source",
-        metavar="FILE-FOLDER-OR-URL",
-        help="cifar-10-python.tar.gz or cifar-10-binary.tar.gz, its extracted folder, the folder above it, a "
+    add = parser.add_argument
+    forms = (
+        "cifar-10-python.tar.gz or cifar-10-binary.tar.gz, its extracted folder, the folder above it, a "
         "tensorflow-datasets folder (array_record or tfrecord), or an http(s):// or file:// address; "
-        "without it, downloads from the official host or a public mirror",
+        "without it, downloads from the official host or a public mirror"
     )
-    parser.add_argument("--data-dir", metavar="D", help="where to put it ($TFDS_DATA_DIR, else ~/tensorflow_datasets)")
-    parser.add_argument("--mirror", metavar="URL", help="try this address first ($JAXCNN_CIFAR10_MIRROR)")
-    parser.add_argument(
-        "--allow-modified", action="store_true", help="take an archive whose checksum is not the official one"
-    )
+    add("--from", dest="source", metavar="FILE-FOLDER-OR-URL", help=forms)
+    add("--data-dir", metavar="D", help="where to put it ($TFDS_DATA_DIR, else ~/tensorflow_datasets)")
+    add("--mirror", metavar="URL", help="try this address first ($JAXCNN_CIFAR10_MIRROR)")
+    add("--allow-modified", action="store_true", help="take an archive whose checksum is not the official one")
     return parser
 
 

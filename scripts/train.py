@@ -4,10 +4,9 @@ import dataclasses
 import json
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-
-from jax.sharding import Mesh
 
 import parity
 from jaxcnn import cli, data, files, fit, model, platform, sharding, weights
@@ -35,41 +34,25 @@ def parser() -> cli.ArgumentParser:
     add("--platform", choices=platform.PLATFORMS, help="what to run on; without it, the best that JAX finds")
     add("--dataset", choices=DEFAULTS, help="cifar10 (default), or the embedded digits: 1,797 real ones, no download")
     cli.add_data_dir(parser)
-    add(
-        "--epochs",
-        type=cli.positive_int,
-        help=f"default {DEFAULTS['cifar10'].epochs}, digits {DEFAULTS['digits'].epochs}",
-    )
+    cifar10, digits = DEFAULTS["cifar10"], DEFAULTS["digits"]
+    add("--epochs", type=cli.positive_int, help=f"default {cifar10.epochs}, digits {digits.epochs}")
     add("--batch-size", type=cli.positive_int, help=f"default {Config.batch_size}")
-    add("--learning-rate", type=cli.number(0, 1e6),
-        help=f"default {DEFAULTS['cifar10'].learning_rate}, digits {DEFAULTS['digits'].learning_rate}")  # fmt: skip
+    rates = f"default {cifar10.learning_rate}, digits {digits.learning_rate}"
+    add("--learning-rate", type=cli.number(0, 1e6), help=rates)
     add("--momentum", type=cli.number(0, 1), help=f"default {Config.momentum}")
     add("--seed", type=cli.seed, help="of initial weights, shuffles and dropout masks (default 0)")
     add("--precision", choices=["float32", "bfloat16"], help="of the computation; parameters stay float32 (default)")
     add("--init", metavar="WEIGHTS", help="start from these weights instead of random ones")
-    add("--devices", metavar="N", default=1, type=device_count,
+    add("--devices", metavar="N", default=1, type=lambda text: None if text == "all" else cli.positive_int(text),
         help="divide each batch among N (default 1), or all, devices of each process; on the CPU, virtual")  # fmt: skip
     add("--coordinator", metavar="HOST:PORT", help="one of many processes: where process 0 is to be met, or auto "
         "for what Slurm, Open MPI, Kubernetes or a TPU pod says")  # fmt: skip
     add("--num-processes", metavar="N", type=cli.positive_int, help="how many processes there are")
-    add("--process-id", metavar="I", type=process_id, help="which one this is, from 0; process 0 writes and speaks")
+    add("--process-id", metavar="I", type=lambda text: 0 if text == "0" else cli.positive_int(text),
+        help="which one this is, from 0; process 0 writes and speaks")  # fmt: skip
     add("--out", metavar="RUN", type=Path, help="the run directory (default runs/<dataset>)")
-    add(
-        "--resume",
-        action="store_true",
-        help="go on with the run in --out; what is not given comes from its config.json",
-    )
+    add("--resume", action="store_true", help="go on with the run in --out; its config.json says what is not given")
     return parser
-
-
-def device_count(text: str) -> int | None:
-    """An argparse type: how many devices, None for all."""
-    return None if text == "all" else cli.positive_int(text)
-
-
-def process_id(text: str) -> int:
-    """An argparse type: 0, or what `cli.positive_int` takes."""
-    return 0 if text == "0" else cli.positive_int(text)
 
 
 def configured(given: dict[str, Any], run: RunDirectory, resume: bool) -> tuple[Config, model.Params | None]:
@@ -101,13 +84,12 @@ def main() -> int:
     cluster = [arguments.pop(name) for name in ("coordinator", "num_processes", "process_id")]
     sharding.check_flags(*cluster)
     with sharding.joined(*cluster):
-        return prepare(arguments)
+        return train(arguments)
 
 
-def prepare(arguments: dict[str, Any]) -> int:
-    """Start JAX, load weights and data, hold the run directory, train; the exit status."""
-    out, resume = arguments.pop("out"), arguments.pop("resume")
-    chosen, count = arguments.pop("platform"), arguments.pop("devices")
+def train(arguments: dict[str, Any]) -> int:
+    """Start JAX, load weights and data, train in the run directory, and say how it ended; the exit status."""
+    out, resume, chosen, count = (arguments.pop(name) for name in ("out", "resume", "platform", "devices"))
     run = RunDirectory(out or Path("runs") / (arguments["dataset"] or "cifar10"))
     given = {name: value for name, value in arguments.items() if value is not None}
     if "data_dir" in given and "://" not in given["data_dir"]:
@@ -122,22 +104,13 @@ def prepare(arguments: dict[str, Any]) -> int:
     print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images", flush=True)
     if params is not None:
         weights.check_classes(params, dataset.class_names, config.init)
-    if not sharding.is_first():
-        return train(config, dataset, run, mesh, None)
-    with run.locked():
-        if resume:
-            files.write_text(run.config, to_json(config))
-        else:
-            run.create(config)
-        return train(config, dataset, run, mesh, params)
-
-
-def train(
-    config: Config, dataset: data.Dataset, run: RunDirectory, mesh: Mesh, params: model.Params | None
-) -> int:  # fmt: skip
-    """Train in a run directory that is held, and say how it ended; the exit status."""
     try:
-        history = fit.fit(config, dataset, run.path, mesh, params=params)
+        with run.locked() if sharding.is_first() else nullcontext():
+            if sharding.is_first() and resume:
+                files.write_text(run.config, to_json(config))
+            elif sharding.is_first():
+                run.create(config)
+            history = fit.fit(config, dataset, run.path, mesh, params=params)
     except fit.Interrupted as stop:
         name = signal.Signals(stop.signum).name
         print(f"{name}: saved; go on with: python scripts/train.py --resume --out {run.path}", file=sys.stderr)

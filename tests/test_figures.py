@@ -93,7 +93,7 @@ def test_the_grid_of_the_tutorial(subject):
     assert len({round(left, 6) for left, *_ in corners}) == 8
     assert len({round(top, 6) for *_, top in corners}) == 4
     assert [text.get_text() for text in grid.texts] == [str(i) for i in range(32)]
-    assert words(figure)[2:4] == ["conv1", "32 maps of 32 × 32, one scale for all"]
+    assert words(figure)[:2] == ["conv1", "32 maps of 32 × 32, one scale for all"]
     assert figure.canvas.manager is None
 
 
@@ -186,7 +186,7 @@ def test_kernels_of_colour_images_are_coloured():
     kernel = signed(3, 3, 3, 8)
     images = map_figures.filters(kernel, "conv1").axes[0].images
     for i, image in enumerate(images):
-        np.testing.assert_allclose(image.get_array(), 0.5 + kernel[..., i] / (2 * np.abs(kernel).max()))
+        np.testing.assert_allclose(image.get_array(), 0.5 + kernel[..., i].astype(float) / (2 * np.abs(kernel).max()))
     assert len(images) == 8
 
 

@@ -50,6 +50,13 @@ def test_every_mode_shows_the_same_picture(tmp_path, mode, file):
     assert words.endswith("its middle 64 x 64, resized to 32 x 32")
 
 
+def test_16_bits_with_a_transparent_grey_are_not_cut_off(tmp_path):
+    grey = np.repeat(np.linspace(0, 65535, 32).round().astype(np.uint16)[None], 32, axis=0)
+    Image.fromarray(grey).save(tmp_path / "a.png", transparency=65535)
+    image, _ = read(tmp_path / "a.png")
+    assert np.abs(image - np.linspace(0, 255, 32)[None, :, None]).max() <= 1
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparency_is_on_white(tmp_path, mode):
     pixels = np.zeros((32, 32, 4), np.uint8)
