@@ -1,7 +1,6 @@
 """Weights in every form: run directories, PyTorch's `.pth`, safetensors in either naming. Only `.pth` needs torch."""
 
 import re
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -9,24 +8,19 @@ from types import ModuleType
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from jaxcnn import files
+from jaxcnn import files, progress
 from jaxcnn import weights as flax_weights
 from jaxcnn.errors import UserError
 from jaxcnn.model import CNN, Params
 from jaxcnn.weights import WRONG, Weights
-from parity.weights import SEPARATOR, Naming, carry, carry_shapes
+from parity.weights import SEPARATOR, Naming, as_params, as_state_dict, carry_shapes
 
 TORCH_SUFFIXES = (".pth", ".pt")
-PREFIX = re.compile(r"^((module|_orig_mod|model|net|network|params)[./])+")
-
-
-def to_stderr(line: str) -> None:
-    """Print a line on standard error."""
-    print(line, file=sys.stderr)
+PREFIX = re.compile(r"((module|_orig_mod|model|net|network|params)[./])*")
 
 
 def load_weights(
-    path: str | Path, dtype: str | None = "float32", say: Callable[[str], None] = to_stderr
+    path: str | Path, dtype: str | None = "float32", say: Callable[[str], None] = progress.say
 ) -> Weights:  # fmt: skip
     """Weights from any form; what nests and prefixes were undone is said. UserError naming what does not fit.
 
@@ -46,23 +40,23 @@ def load_weights(
 
 
 def save_weights(
-    path: Path, weights: Weights, naming: Naming | None = None, say: Callable[[str], None] = to_stderr
+    path: Path, weights: Weights, naming: Naming | None = None, say: Callable[[str], None] = progress.say
 ) -> None:
     """Write weights, the form chosen by the suffix: whole or not at all, read back and compared before they count.
 
     naming: `torch` in a `.pth`, always; `flax` in a `.safetensors` unless told otherwise.
     """
-    naming = naming or ("torch" if path.suffix in TORCH_SUFFIXES else "flax")
-    arrays = {name: np.array(leaf) for name, leaf in files.flat_names(weights.params).items()}  # torch wants its own
-    arrays = carry(arrays, "flax", naming)
     if path.suffix == ".safetensors":
-        files.save_arrays(path, arrays, flax_weights.metadata_of(weights, naming))
+        if naming == "torch":
+            files.save_arrays(path, as_state_dict(weights.params), flax_weights.metadata_of(weights, naming))
+        else:
+            flax_weights.save_weights(path, weights)
     elif path.suffix not in TORCH_SUFFIXES:
         raise UserError(f"the suffix is {path.suffix!r}", path, "end it in .pth, .pt or .safetensors")
-    elif naming != "torch":
+    elif naming == "flax":
         raise UserError("a PyTorch file has PyTorch's names", path, "leave --naming out, or take a .safetensors")
     else:
-        _torch_files(path).write(path, arrays)
+        _torch_files(path).write(path, as_state_dict(weights.params))
         if weights.dataset:
             say(f"note: a {path.suffix} holds no data set and no class names: name it by --dataset {weights.dataset}")
 
@@ -75,7 +69,7 @@ def _params(arrays: Mapping[str, np.ndarray], where: Path) -> Params:
     classes, hidden = flax_weights.shape_of(arrays, "fc4.weight", 2, where)
     shapes = flax_weights.parameter_shapes(CNN(channels, hidden, classes))
     flax_weights.check_arrays(arrays, carry_shapes(shapes, "flax", "torch"), where)
-    return unflatten_dict(carry(arrays, "torch", "flax"), sep="/")
+    return as_params(arrays)
 
 
 def _cast(params: Params, dtype: str, where: Path) -> Params:
@@ -91,16 +85,16 @@ def _cast(params: Params, dtype: str, where: Path) -> Params:
 
 def _without_prefixes(arrays: files.Arrays, where: Path, say: Callable[[str], None]) -> files.Arrays:
     """Entries without the prefixes that `DataParallel`, `torch.compile`, Lightning and Flax's `{"params": ...}` add."""
-    removed, bare = {}, {}
+    removed, bare = dict[str, None](), {}
     flax = any(name.endswith("kernel") for name in arrays)
     for name, array in arrays.items():
-        prefix = match[0] if (match := PREFIX.match(name)) else ""
-        short = name[len(prefix) :]
+        short = PREFIX.sub("", name, count=1)
+        removed[name.removesuffix(short)] = None
         if flax:
             short = short.replace(".", SEPARATOR["flax"])
         if short in bare:
             raise UserError(f"{short}: expected once, came as {name} too", where, WRONG)
-        removed[prefix], bare[short] = name, array
+        bare[short] = array
     if told := ", ".join(repr(prefix) for prefix in removed if prefix):
         say(f"note: {where}: removed the prefix {told} from the names")
     return bare

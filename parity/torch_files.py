@@ -23,24 +23,22 @@ NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", 
 
 def read(path: Path, say: Callable[[str], None]) -> files.Arrays:
     """The arrays of the `state_dict` in a PyTorch file, in its order."""
-    another = "save the state_dict anew, or use another copy"
     try:
         # torch.load does not look at the checksums that torch.save writes.
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():
-                    raise UserError(f"damaged: {damaged} does not match its checksum", path, another)
+                    raise ValueError(f"damaged: {damaged} does not match its checksum")
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
     except Exception as problem:  # a damaged pickle or archive raises whatever it likes
         text = str(problem) or type(problem).__name__
         if refused := re.search(r"GLOBAL (\S+)", text):
             todo = "save model.state_dict(), nothing else"
             raise UserError(f"refused: it asks for {refused[1]}, which could run code", path, todo) from None
         reason = re.split(r"WeightsUnpickler error:\s*", text)[-1].split("\n")[0]
-        raise UserError(f"not a readable PyTorch file ({reason:.80})", path, another) from None
+        todo = "save the state_dict anew, or use another copy"
+        raise UserError(f"not a readable PyTorch file ({reason:.80})", path, todo) from None
     return _tensors_as_arrays(_innermost(content, path, say), path)
 
 
@@ -48,11 +46,11 @@ def _innermost(content: Any, where: Path, say: Callable[[str], None]) -> Mapping
     """The innermost of nests such as `{"state_dict": ...}`."""
     opened: list[str] = []
     while isinstance(content, Mapping) and len(opened) < 9:  # a dict in a pickle may hold itself
-        nests = [name for name in NESTS if isinstance(content.get(name), Mapping)]
-        if not nests:
+        nest = next((name for name in NESTS if isinstance(content.get(name), Mapping)), None)
+        if nest is None:
             break
-        opened.append(nests[0])
-        content = content[nests[0]]
+        opened.append(nest)
+        content = content[nest]
     if not isinstance(content, Mapping):
         raise UserError(f"expected a state_dict, came {type(content).__name__}", where, "save model.state_dict()")
     if opened:
@@ -68,10 +66,8 @@ def _tensors_as_arrays(tensors: Mapping[Any, Any], where: Path) -> files.Arrays:
         if dtype not in FLOATS or tensor.layout != torch.strided:
             raise UserError(f"{name}: expected a tensor of {' or '.join(FLOATS)}, came {dtype}", where, WRONG)
         tensor = tensor.detach().resolve_neg().contiguous()
-        if dtype == "bfloat16":
-            arrays[str(name)] = tensor.view(torch.uint16).numpy().view(dtype)
-        else:
-            arrays[str(name)] = tensor.numpy()
+        bits = tensor.view(torch.uint16) if dtype == "bfloat16" else tensor
+        arrays[str(name)] = bits.numpy().view(dtype)
     return arrays
 
 
@@ -79,9 +75,9 @@ def write(path: Path, arrays: files.Arrays) -> None:
     """Write a `state_dict`."""
     tensors = {}
     for name, array in arrays.items():
-        bits = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
-        tensor = torch.from_numpy(bits)
-        tensors[name] = tensor.view(torch.bfloat16) if bits is not array else tensor
+        narrow = array.dtype.name == "bfloat16"
+        tensor = torch.from_numpy(array.view(np.uint16) if narrow else array)
+        tensors[name] = tensor.view(torch.bfloat16) if narrow else tensor
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     with files.written_whole(path) as temporary:
