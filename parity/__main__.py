@@ -48,12 +48,12 @@ def main() -> int:
     for path in (arguments.json, arguments.figure):
         files.check_folder(path)
     start = time.monotonic()
-    platform.start("cpu")  # here nothing is computed
-    source = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None)
-    params = None
+    source, params = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None), None
+    dataset = data.load(*source)
     if arguments.weights:
+        platform.start("cpu")  # the parts take what there is
         params = parity.load_weights(arguments.weights).params
-        check_classes(params, data.load(*source).class_names, arguments.weights)
+        check_classes(params, dataset.class_names, arguments.weights)
     print("comparing, in float64, in float32, and with mistakes made on purpose ...", file=sys.stderr)
     found = run_parts(params, source, arguments.steps)
     checks, faults = found["checks"], found["faults"]

@@ -108,7 +108,7 @@ def torch_pass(case: Case, dtype: torch.dtype) -> Pass:
     *gradients, dx = torch.autograd.grad(loss, [*parameters, x])
     return Pass(
         {name: channels_last(tensor) for name, tensor in found.items()},
-        {"logits": channels_last(found["fc4"]), "loss": channels_last(loss)},
+        {"logits": channels_last(found["fc4"]), "loss": loss.detach().numpy()},
         {**{name: g.numpy() for name, g in zip(names, gradients, strict=True)}, "input": channels_last(dx)},
     )
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from jaxcnn import data, platform
+from jaxcnn import cli, data, platform
+from jaxcnn.errors import UserError
 from jaxcnn.model import CNN, Params
 
 PARTS = ("float64", "float32", "faults")
@@ -25,6 +26,8 @@ def run_parts(*given: Any) -> dict[str, Any]:
             for process in multiprocessing.active_children():
                 process.kill()
             raise
+    if problem := found[0].get("problem"):
+        cli.fail(problem)
     checks = [check for one in found for check in one["checks"]]
     drift = {name: one["drift"] for name, one in zip(PARTS, found, strict=True) if name != "faults"}
     return {"checks": checks, "faults": found[-1]["faults"], "drift": drift, "device": found[0]["device"]}
@@ -37,7 +40,10 @@ def part(name: str, params: Params | None, source: tuple[str, str | None], steps
     from parity import cases, chain, faults, training
 
     jax.config.update("jax_enable_x64", name != "float32")
-    found: dict[str, Any] = {"device": platform.describe(platform.start(None), "float32"), "drift": []}
+    try:
+        found: dict[str, Any] = {"device": platform.describe(platform.start(None), "float32"), "drift": []}
+    except UserError as problem:  # as text: it cannot be pickled
+        return {"problem": str(problem)}
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     if name == "faults":
         subject = faults.narrow(data.load("digits"))

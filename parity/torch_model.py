@@ -1,11 +1,12 @@
 """The PyTorch twin: the tutorial's class, its widths arguments, with the dropout masks of `jaxcnn`."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import numpy as np
 import torch
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key, UInt8
 from torch import nn
 
 from jaxcnn import layers
@@ -44,11 +45,8 @@ class CNN(nn.Module):
 class SharedDropout(nn.Dropout):
     """Dropout with the mask of JAX's layer `index`, since no framework draws another's numbers; without a key, none."""
 
+    index: int
     key: Key[Array, ""] | None = None
-
-    def __init__(self, p: float, index: int) -> None:
-        super().__init__(p)
-        self.index = index
 
     def mask(self, key: Key[Array, ""], shape: tuple[int, ...]) -> np.ndarray:
         """What is kept of a batch [n, h, w, c] or [n, c]."""
@@ -58,8 +56,8 @@ class SharedDropout(nn.Dropout):
         """X where the mask keeps it, scaled by 1 / (1 - p), as `torch.nn.functional.dropout` does."""
         if self.key is None:
             return x
-        mask = self.mask(self.key, (len(x), *x.shape[2:], x.shape[1]))
-        return x * channels_first(mask).to(x.dtype) / (1 - self.p)
+        mask = channels_first(self.mask(self.key, x.movedim(1, -1).shape))
+        return x * mask.to(x.dtype) / (1 - self.p)
 
 
 def twin(params: Params, dtype: torch.dtype, key: Key[Array, ""] | None = None) -> CNN:
@@ -69,30 +67,21 @@ def twin(params: Params, dtype: torch.dtype, key: Key[Array, ""] | None = None) 
         network = CNN(widths.channels, widths.hidden, widths.classes)
     dropouts = [(name, layer.p) for name, layer in network.named_children() if isinstance(layer, nn.Dropout)]
     for index, (name, rate) in enumerate(dropouts):
-        setattr(network, name, SharedDropout(rate, index))
+        setattr(network, name, layer := SharedDropout(rate))
+        layer.index, layer.key = index, key
     state = {name: torch.from_numpy(array).to(dtype) for name, array in as_state_dict(params).items()}
     network.load_state_dict(state, assign=True)
-    set_key(network, key)
     return network
-
-
-def set_key(network: CNN, key: Key[Array, ""] | None) -> None:
-    """Give a twin's dropout layers the key of their masks."""
-    for layer in network.children():
-        if isinstance(layer, SharedDropout):
-            layer.key = key
 
 
 def channels_first(images: np.ndarray) -> torch.Tensor:
     """[n, h, w, c] as [n, c, h, w]; rows stay rows."""
-    tensor = torch.from_numpy(np.array(images))
-    return tensor.permute(0, 3, 1, 2).contiguous() if tensor.ndim == 4 else tensor
+    return torch.from_numpy(np.array(images)).movedim(-1, 1).contiguous()
 
 
 def channels_last(tensor: torch.Tensor) -> np.ndarray:
     """[n, c, h, w] as [n, h, w, c]; rows stay rows."""
-    tensor = tensor.detach()
-    return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor).numpy().copy()
+    return tensor.detach().movedim(1, -1).numpy().copy()
 
 
 def pixels(images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
@@ -111,10 +100,20 @@ def activations(network: CNN, x: torch.Tensor) -> dict[str, torch.Tensor]:
     found = {"input": x}
 
     def keep(name: str, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        found[name] = inputs[0].permute(0, 2, 3, 1).flatten(1) if isinstance(module, nn.Flatten) else output
+        found[name] = inputs[0].movedim(1, -1).flatten(1) if isinstance(module, nn.Flatten) else output
 
     hooks = [module.register_forward_hook(partial(keep, name)) for name, module in network.named_children()]
     network(x)
     for hook in hooks:
         hook.remove()
     return found
+
+
+@torch.no_grad()
+def feature_maps(
+    params: Params, images: UInt8[np.ndarray, "n h w 3"], layers: Sequence[str]
+) -> dict[str, Float[np.ndarray, "n ..."]]:
+    """`jaxcnn.features.feature_maps` of the twin: [n, h, w, c] or [n, c] for each layer."""
+    dtype = torch.float64 if params["fc4"]["bias"].dtype == np.float64 else torch.float32
+    found = activations(twin(params, dtype), pixels(images, dtype))
+    return {name: channels_last(found[name]) for name in layers}

@@ -18,7 +18,7 @@ from jaxcnn.files import Arrays
 from jaxcnn.model import Params, initial_params
 from parity.cases import SEED, STEP, Case, Subject, torch_draws
 from parity.compare import FACTOR, FLOOR, LEFT_OUT, TRAJECTORY_BOUND, Check, kolmogorov_smirnov
-from parity.torch_model import mean_loss, pixels, set_key, twin
+from parity.torch_model import SharedDropout, mean_loss, pixels, twin
 from parity.weights import as_state_dict
 
 LEARNING_RATE, MOMENTUM = 0.001, 0.9  # the tutorial's
@@ -62,7 +62,9 @@ class TorchTraining:
 
     def step(self, images: np.ndarray, labels: np.ndarray, real: np.ndarray, key: Key[Array, ""] | None) -> None:
         """One step with the dropout masks of `key`."""
-        set_key(self.network, key)
+        for layer in self.network.children():
+            if isinstance(layer, SharedDropout):
+                layer.key = key
         loss = mean_loss(self.network(pixels(images, self.dtype)), labels, real)
         self.optimizer.zero_grad()
         loss.backward()
