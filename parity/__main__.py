@@ -2,21 +2,20 @@
 
 import importlib.util
 import json
-import platform
-import subprocess
 import sys
-import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from platform import python_version
 
-from jaxcnn import cli, figures, files
+import parity
+from jaxcnn import cli, data, figures, files, platform
 from jaxcnn.errors import UserError
+from jaxcnn.weights import check_classes
 from parity import report
-from parity.compare import FACTOR, FLOOR, Check
+from parity.compare import FACTOR, FLOOR
+from parity.parts import run_parts
 
-PARTS = ("float64", "float32", "faults")
 EPILOG = """examples:
   python -m parity                                random weights, the embedded digits; about a minute and a half
   python -m parity runs/cifar10 --data-dir ~/tensorflow_datasets --json parity.json --figure parity.png
@@ -49,63 +48,34 @@ def main() -> int:
     for path in (arguments.json, arguments.figure):
         files.check_folder(path)
     start = time.monotonic()
+    source, params = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None), None
+    dataset = data.load(*source)
+    if arguments.weights:
+        platform.start("cpu")  # the parts take what there is
+        params = parity.load_weights(arguments.weights).params
+        check_classes(params, dataset.class_names, arguments.weights)
     print("comparing, in float64, in float32, and with mistakes made on purpose ...", file=sys.stderr)
-    given = [*([arguments.weights] if arguments.weights else []), "--steps", str(arguments.steps)]
-    given += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
-    found = run_parts(given)
-    checks = [Check(**check) for check in found["checks"]]
-    failures = list(report.failures(checks, found["faults"]))
+    found = run_parts(params, source, arguments.steps)
+    checks, faults = found["checks"], found["faults"]
+    failures = list(report.failures(checks, faults))
     print(f"{found['device']}; PyTorch {version('torch')} on the CPU, TF32 off on both sides")
     print(f"float32 bound: the larger of {FACTOR:g} times PyTorch's own error and {FLOOR:.1e}\n")
-    print("\n".join(report.table(checks, found["faults"])))
+    print("\n".join(report.table(checks, faults)))
     if arguments.json:
         versions = {name: version(name) for name in ("jax", "flax", "optax", "torch", "numpy")}
         result = {
             "passed": not failures,
+            **found,
             "checks": [report.plain(check) for check in checks],
-            "faults": found["faults"],
-            "drift": found["drift"],
-            "device": found["device"],
-            "versions": {"python": platform.python_version(), **versions},
+            "versions": {"python": python_version(), **versions},
         }
         files.write_text(arguments.json, json.dumps(result, indent=1) + "\n")
     if arguments.figure:
         figures.save(report.figure(checks, found["drift"]), arguments.figure)
-    caught = sum(fault["passed"] for fault in found["faults"]) - 1
+    caught = sum(fault["passed"] for fault in faults) - 1
     print(f"\n{len(checks)} comparisons, {caught} mistakes caught, {time.monotonic() - start:.0f} s")
     print("\n".join(failures) or "passed: the same network, trained the same way")
     return 1 if failures else 0
-
-
-def run_parts(given: list[str]) -> dict[str, Any]:
-    """The parts' findings together. UserError, with a part's own line, where one finds the input bad."""
-    found: dict[str, Any] = {"checks": [], "drift": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        outs = {part: Path(folder) / f"{part}.json" for part in PARTS}
-        running = {
-            part: subprocess.Popen(
-                [sys.executable, "-m", "parity.worker", part, str(out), *(given if part != "faults" else [])],
-                stderr=subprocess.PIPE, text=True,
-            )
-            for part, out in outs.items()
-        }  # fmt: skip
-        try:
-            for part, process in running.items():
-                _, errors = process.communicate()
-                if process.returncode == 2:
-                    sys.stderr.write(errors)
-                    raise SystemExit(2)
-                if process.returncode:
-                    raise RuntimeError(f"the {part} part ended with {process.returncode}:\n{errors}")
-                one = json.loads(outs[part].read_text())
-                found["checks"] += one.get("checks", [])
-                found["drift"] |= {part: one["drift"]} if "drift" in one else {}
-                found.update({key: one[key] for key in ("device", "faults") if key in one})
-        finally:
-            for process in running.values():
-                process.kill()
-                process.wait()
-    return found
 
 
 if __name__ == "__main__":

@@ -1,25 +1,73 @@
-"""The inputs of the chain: random, real, and those that single out one difference between two networks."""
+"""What is compared: a network, in a precision, with inputs random, real, and such as single out one difference."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
-from flax.traverse_util import unflatten_dict
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Key
 
-from jaxcnn import layers, train
-from jaxcnn.data import Split
+from jaxcnn import train
+from jaxcnn.data import Dataset, Split
+from jaxcnn.files import Arrays
 from jaxcnn.model import CNN, Params, model_for
 from parity import torch_model
+from parity.compare import Check, judge
 from parity.torch_model import pixels, twin
-from parity.weights import carry
+from parity.weights import as_params
 
 SEED = 0
 STEP = 3  # of the training case, and so of its dropout masks
-DROPOUTS = {"drop1": (0, 0.3), "drop3": (1, 0.5)}  # index and rate, as the model has them
 HUGE, TINY = np.float32(2.0**40), np.float32(2.0**-80)  # 1e12, 8e-25: products of two stay normal in float32
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to compare in both frameworks, and how much is computed.
+
+    precision: `float32` or `float64`, of JAX's side.  params: float32, to start from.
+    subset, batch: 500 images in batches of 8 make epochs of 63 steps, the last of 4 images.
+    """
+
+    precision: str
+    params: Params
+    data: Dataset
+    images: int = 8
+    subset: int = 500
+    batch: int = 8
+    steps: int = 200
+    stretch: int = 10
+    evaluated: int = 100
+    cases: tuple[str, ...] = ("random", "images", "training", "huge", "tiny", "zeros", "flat", "ties")
+
+    @property
+    def network(self) -> CNN:
+        """The network, computing in its precision."""
+        return model_for(self.params).clone(dtype=self.precision, param_dtype=self.precision)
+
+    @property
+    def dtypes(self) -> list[torch.dtype]:
+        """Of PyTorch's side: the truth, and float32 where its own error is the measure of JAX's."""
+        return [torch.float64] + [torch.float32] * (self.precision == "float32")
+
+    def cast(self, params: Params) -> Params:
+        """Parameters on the device, in the precision."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, self.precision), params)
+
+    def check(self, name: str, error: float, bound: float) -> Check:
+        """A comparison by an error of its own kind."""
+        return Check(f"{self.precision}/{name}", float(error), bound)
+
+    def judge(
+        self, link: str, ours: Arrays, others: Sequence[Arrays], suffix: str = "", **options: Any
+    ) -> Iterator[Check]:
+        """`compare.judge` of each of JAX's arrays, by name, against PyTorch's in `dtypes`."""
+        for name in others[0]:
+            theirs: list[Any] = [other[name] for other in others]
+            yield judge(f"{self.precision}/{link}/{name}{suffix}", ours[name], *theirs, **options)
 
 
 class Case(NamedTuple):
@@ -37,28 +85,22 @@ class Case(NamedTuple):
     key: Key[Array, ""] | None = None
 
 
-def dropout_masks(network: CNN, key: Key[Array, ""], images: int) -> dict[str, Bool[Array, "n ..."]]:
-    """What dropout keeps in a batch of 32 x 32 images, by layer, channels last."""
-    shapes = {"drop1": (images, 32, 32, network.channels), "drop3": (images, network.hidden)}
-    return {
-        name: layers.keep_mask(jax.random.fold_in(key, index), rate, shapes[name])
-        for name, (index, rate) in DROPOUTS.items()
-    }
+def torch_draws(network: CNN, count: int) -> list[dict[str, torch.Tensor]]:
+    """A `state_dict` as PyTorch initialises it, `count` times."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        widths = network.channels, network.hidden, network.classes
+        return [torch_model.CNN(*widths).state_dict() for _ in range(count)]
 
 
 def random_params(network: CNN) -> Params:
     """Float32 parameters as PyTorch initialises them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        state = torch_model.CNN(network.channels, network.hidden, network.classes).state_dict()
-    arrays = carry({name: tensor.numpy() for name, tensor in state.items()}, "torch", "flax")
-    return unflatten_dict(arrays, sep="/")
+    return as_params(torch_draws(network, 1)[0])
 
 
 def cases(params: Params, split: Split, count: int) -> Iterator[Case]:
     """Cases of `count` images each. `params`: float32, for all but the random case and the last three."""
-    rng = np.random.default_rng(SEED)
-    network = model_for(params)
+    rng, network = np.random.default_rng(SEED), model_for(params)
     labels = rng.integers(0, network.classes, count, dtype=np.uint8)
     real = np.ones(count, bool)
     noise = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
@@ -68,13 +110,19 @@ def cases(params: Params, split: Split, count: int) -> Iterator[Case]:
     partial = np.arange(count) < count * 5 // 8
     yield Case("training", params, split.images[-count:], split.labels[-count:], partial, key)
     bright = noise.astype(np.float32) / np.float32(255)
-    for name, scale in (("huge", HUGE), ("tiny", TINY)):
-        yield _contradicted(Case(name, _scaled(params, scale), bright * scale, labels, real))
     tied = _dyadic(params, rng)
     dots = (rng.integers(0, 3, noise.shape) / 4).astype(np.float32)
-    planes = np.array(np.broadcast_to(dots[:, :1, :1], dots.shape))
-    for name, images in (("zeros", np.zeros_like(dots)), ("flat", planes), ("ties", dots)):
-        yield _contradicted(Case(name, tied, images, labels, real))
+    for name, weights, images in (
+        ("huge", _scaled(params, HUGE), bright * HUGE),
+        ("tiny", _scaled(params, TINY), bright * TINY),
+        ("zeros", tied, np.zeros_like(dots)),
+        ("flat", tied, np.array(np.broadcast_to(dots[:, :1, :1], dots.shape))),
+        ("ties", tied, dots),
+    ):
+        with torch.no_grad():
+            logits = twin(weights, torch.float64)(pixels(images, torch.float64))
+        # Labels are the least likely classes: saturated logits that agreed with them would have no gradient at all.
+        yield Case(name, weights, images, logits.argmin(dim=1).numpy().astype(np.uint8), real)
 
 
 def _scaled(params: Params, scale: np.float32) -> Params:
@@ -95,10 +143,3 @@ def _dyadic(params: Params, rng: np.random.Generator) -> Params:
     }
     tied["fc3"]["kernel"][:, ::4] = tied["fc3"]["bias"][::4] = 0
     return tied
-
-
-def _contradicted(case: Case) -> Case:
-    """With the least likely classes for labels: saturated logits that agreed would have no gradient at all."""
-    with torch.no_grad():
-        logits = twin(case.params, torch.float64)(pixels(case.images, torch.float64))
-    return case._replace(labels=logits.argmin(dim=1).numpy().astype(np.uint8))

@@ -1,108 +1,127 @@
-"""The chain: each link compares every tensor by its name, JAX against PyTorch, in the order in which they are computed.
+"""The chain: each link compares every tensor by its name, JAX against PyTorch. Here: one pass, laid open.
 
 In float64 the two are held to a bound. In float32 each is judged against PyTorch's float64, which the float64 half has
 found to be JAX's too, and JAX may be off by twice as much as PyTorch is.
 """
 
-import functools
 import math
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from optax import tree_utils
+import torch
+from jaxtyping import Array
 
-from jaxcnn import train
-from jaxcnn.model import Params
-from parity.cases import DROPOUTS, SEED, STEP, Case, cases, dropout_masks
-from parity.compare import Check
-from parity.passes import LossFunction, Pass, as_state_dict, jax_pass, loss_function, otherwise, torch_pass
-from parity.replay import single_steps
-from parity.subject import Subject
-from parity.trajectory import LEFT_OUT, Drift, snapshot, trajectory
+from jaxcnn import model, train
+from jaxcnn.files import Arrays
+from jaxcnn.model import CNN, Params
+from parity.cases import Case, Subject, cases
+from parity.compare import LEFT_OUT, Check
+from parity.torch_model import SharedDropout, activations, channels_last, mean_loss, pixels, twin
+from parity.training import Drift, steps, trajectory
+from parity.weights import as_state_dict
 
 SIGMAS = 5.0  # of the number of kept elements
-# A large rate, so that the new parameters show what the optimizer does in more than their last digits.
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {"learning_rate": 0.5},
-    "momentum": {"learning_rate": 0.5, "momentum": 0.9},
-    "nesterov": {"learning_rate": 0.5, "momentum": 0.9, "nesterov": True},
-    "decay": {"learning_rate": 0.5, "momentum": 0.9, "weight_decay": 0.1},
-}
+
+
+class Pass(NamedTuple):
+    """Arrays by name, in order of execution: images channels last, parameters as in a `state_dict`.
+
+    activations: `input`, `conv1`, ..., `fc4`.  outputs: `logits` and `loss`.
+    gradients: from `fc4.bias` back to `conv1.weight`, then `input`.
+    """
+
+    activations: Arrays
+    outputs: Arrays
+    gradients: Arrays
 
 
 def checks(subject: Subject, drift: Drift) -> Iterator[Check]:
-    """All comparisons in order of execution, computed as they are asked for; `drift` is filled by the trajectory."""
-    function = jax.jit(loss_function(subject.network))
-    every = cases(subject.params, subject.data.train, subject.size.images)
-    inputs = [case for case in every if case.name in subject.size.cases]
-    passed = functools.cache(lambda number: _passes(subject, function, inputs[number], inputs[number].real))
-    for link in ("activations", "outputs"):
-        for number, case in enumerate(inputs):
-            yield from _compared(subject, link, case, passed(number))
-            if link == "activations":
-                yield from _mask_rates(subject, case)
-    for number, case in enumerate(inputs):
-        passes = passed(number)
-        real = case.real & ~_left_out(passes)
-        yield subject.check(f"gradients/left_out@{case.name}", 1 - real.sum() / case.real.sum(), LEFT_OUT)
-        if real.any() and (real != case.real).any():
-            passes = _passes(subject, function, case, real)
+    """All comparisons, computed as they are asked for; `drift` is filled by the trajectory."""
+    for case in cases(subject.params, subject.data.train, subject.images):
+        if case.name not in subject.cases:
+            continue
+        ours, truth, *own = passes = _passes(subject, case)
+        yield from _compared(subject, "activations", case, passes)
+        yield from _mask_rates(subject, case, truth.activations)
+        yield from _compared(subject, "outputs", case, passes)
+        # An image's gradient is another function's where rounding put a ReLU or a maximum on another side.
+        other = np.any([otherwise(one.activations, truth.activations) > 0 for one in (ours, *own)], axis=0)
+        same = case._replace(real=case.real & ~other)
+        yield subject.check(f"gradients/left_out@{case.name}", 1 - same.real.sum() / case.real.sum(), LEFT_OUT)
+        if same.real.any() and (same.real != case.real).any():
+            passes = _passes(subject, same)
         yield from _compared(subject, "gradients", case, passes)
         if case.key is not None:
-            training = case._replace(real=real)
-    yield from steps(subject, training)
+            yield from steps(subject, same)
     yield from trajectory(subject, drift)
-
-
-def _passes(subject: Subject, function: LossFunction, case: Case, real: np.ndarray) -> list[Pass]:
-    """A case in JAX, then in PyTorch."""
-    theirs = [torch_pass(case, real, dtype) for dtype in subject.dtypes]
-    return [jax_pass(subject.network, function, case, real), *theirs]
 
 
 def _compared(subject: Subject, link: str, case: Case, passes: list[Pass]) -> Iterator[Check]:
     ours, *others = (getattr(one, link) for one in passes)
-    for name in others[0]:
-        yield subject.judge(f"{link}/{name}@{case.name}", ours[name], [other[name] for other in others])
+    return subject.judge(link, ours, others, f"@{case.name}")
 
 
-def _left_out(passes: list[Pass]) -> np.ndarray:
-    """Images whose gradient is another function's: rounding put a ReLU or a maximum on another side. [n]."""
-    ours, truth, *own = (one.activations for one in passes)
-    return np.any([otherwise(one, truth) > 0 for one in (ours, *own)], axis=0)
+def _passes(subject: Subject, case: Case) -> list[Pass]:
+    return [jax_pass(subject, case), *(torch_pass(case, dtype) for dtype in subject.dtypes)]
 
 
-def _mask_rates(subject: Subject, case: Case) -> Iterator[Check]:
+def _mask_rates(subject: Subject, case: Case, found: Arrays) -> Iterator[Check]:
     """That the masks, which both sides share, keep as many elements as they should."""
-    masks = {} if case.key is None else dropout_masks(subject.network, case.key, len(case.images))
-    for name, mask in masks.items():
-        rate = DROPOUTS[name][1]
-        bound = SIGMAS * math.sqrt(rate * (1 - rate) / mask.size)
-        yield subject.check(f"activations/{name}.mask@{case.name}", abs(float(mask.mean()) - (1 - rate)), bound)
+    for name, layer in twin(case.params, torch.float32).named_children():
+        if isinstance(layer, SharedDropout) and case.key is not None:
+            mask = layer.mask(case.key, found[name].shape)
+            bound = SIGMAS * math.sqrt(layer.p * (1 - layer.p) / mask.size)
+            yield subject.check(f"activations/{name}.mask@{case.name}", abs(mask.mean() - (1 - layer.p)), bound)
 
 
-def steps(subject: Subject, case: Case) -> Iterator[Check]:
-    """One step of each kind of SGD, from momentum buffers that are not zero, with dropout and a partial batch."""
-    rng = np.random.default_rng(SEED)
-    buffers = subject.cast(jax.tree.map(lambda p: rng.normal(0, 0.01, p.shape).astype(np.float32), case.params))
-    batch = train.Batch(*(jnp.asarray(array) for array in (case.images, case.labels, case.real)))
+@partial(jax.jit, static_argnums=0)
+@partial(jax.value_and_grad, argnums=(1, 2), has_aux=True)
+def _loss(network: CNN, params: Params, x: Array, labels: Array, real: Array, key: Any) -> Any:
+    """The mean loss of scaled images, with all activations; then the gradients of parameters and images."""
+    every = lambda module, _: bool(module.path)  # noqa: E731
+    logits, found = network.apply({"params": params}, x, key, capture_intermediates=every)
+    mean, _ = train.mean_loss(logits, train.Batch(x, labels, real))
+    return mean, (logits, {name: outputs["__call__"][0] for name, outputs in found["intermediates"].items()})
 
-    @jax.jit  # all at once: the compiler sees that they share their gradient
-    def taken(params: Params, buffers: Params, batch: train.Batch) -> dict[str, train.TrainState]:
-        after = {}
-        for kind, options in OPTIMIZERS.items():
-            optimizer = train.sgd(**options)
-            state = train.with_params(optimizer, params)._replace(step=jnp.uint32(STEP))
-            if "momentum" in options:
-                state = state._replace(opt_state=tree_utils.tree_set(state.opt_state, trace=buffers))
-            after[kind] = train.train_step(subject.network, optimizer, state, batch, SEED)
-        return after
 
-    ours = {kind: snapshot(state) for kind, state in taken(subject.cast(case.params), buffers, batch).items()}
-    others = [single_steps(case, as_state_dict(buffers), OPTIMIZERS, dtype) for dtype in subject.dtypes]
-    for kind in OPTIMIZERS:
-        for name in others[0][kind]:
-            yield subject.judge(f"step/{name}@{kind}", ours[kind][name], [other[kind][name] for other in others])
+def jax_pass(subject: Subject, case: Case) -> Pass:
+    """A case forward and backward in JAX."""
+    images = jnp.asarray(case.images)
+    x = model.scale_pixels(images, subject.precision) if images.dtype == np.uint8 else images.astype(subject.precision)
+    (loss, (logits, found)), (gradients, dx) = _loss(
+        subject.network, subject.cast(case.params), x, jnp.asarray(case.labels), jnp.asarray(case.real), case.key
+    )
+    outputs, backward = {"logits": logits, "loss": loss}, {**as_state_dict(gradients), "input": dx}
+    return Pass(*jax.tree.map(np.asarray, ({"input": x, **found}, outputs, backward)))
+
+
+def torch_pass(case: Case, dtype: torch.dtype) -> Pass:
+    """The same in PyTorch, in order of execution."""
+    network, x = twin(case.params, dtype, case.key), pixels(case.images, dtype).requires_grad_()
+    found = activations(network, x)
+    loss = mean_loss(found["fc4"], case.labels, case.real)
+    names, parameters = zip(*reversed(list(network.named_parameters())), strict=True)
+    *gradients, dx = torch.autograd.grad(loss, [*parameters, x])
+    return Pass(
+        {name: channels_last(tensor) for name, tensor in found.items()},
+        {"logits": channels_last(found["fc4"]), "loss": loss.detach().numpy()},
+        {**{name: g.numpy() for name, g in zip(names, gradients, strict=True)}, "input": channels_last(dx)},
+    )
+
+
+def decisions(found: Arrays) -> Arrays:
+    """What the derivative hangs on: the side of each ReLU, and which element of each window is its maximum."""
+    maps = found["act2"]
+    n, h, w, c = maps.shape
+    windows = maps.reshape(n, h // 2, 2, w // 2, 2, c).swapaxes(2, 3).reshape(n, h // 2, w // 2, 4, c)
+    return {"pool2": windows.argmax(axis=3), **{name: found[name] > 0 for name in ("conv1", "conv2", "fc3")}}
+
+
+def otherwise(found: Arrays, truth: Arrays) -> np.ndarray:
+    """In how many places each image's decisions differ from the truth's. [n]."""
+    ours, theirs = decisions(found), decisions(truth)
+    return sum((ours[name] != theirs[name]).reshape(len(ours[name]), -1).sum(axis=1) for name in ours)

@@ -13,6 +13,7 @@ TRAJECTORY_BOUND = 1e-9
 # one by one. Both frameworks add in blocks and lanes and come to 1 to 6 units; 2 are granted for each of four layers.
 FLOOR = 8 * float(np.finfo(np.float32).eps)
 FACTOR = 2.0
+LEFT_OUT = 0.5  # of the images of a case, or the stretches of training: where float32 decides otherwise than float64
 CHANCE = 1e-6  # of a statistical check to fail where nothing is wrong
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -28,34 +27,31 @@ def tensor_of(check: Check) -> tuple[str, str]:
     return link, tensor.split("@")[0]
 
 
-def worst_by_tensor(checks: Sequence[Check]) -> dict[tuple[str, str], Check]:
-    """Of each tensor, in order of execution, the check that is nearest to its bound or furthest beyond it."""
+def worst_by_tensor(checks: Sequence[Check], precision: str) -> dict[tuple[str, str], Check]:
+    """Of each tensor the check that is nearest to its bound or furthest beyond it."""
     worst: dict[tuple[str, str], Check] = {}
     for check in checks:
-        before = worst.get(tensor_of(check))
-        if before is None or check.share > before.share:
-            worst[tensor_of(check)] = check
+        if check.name.startswith(precision):
+            tensor = tensor_of(check)
+            worst[tensor] = max(worst.get(tensor, check), check, key=lambda check: check.share)
     return worst
 
 
 def table(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]:
     """Lines of an aligned table: each tensor's worst case in both precisions; then the controls."""
-    exact, single = (worst_by_tensor([c for c in checks if c.name.startswith(p)]) for p in ("float64", "float32"))
+    halves = [worst_by_tensor(checks, precision) for precision in ("float64", "float32")]
     yield f"{'':33}   ----- float64 -----   ----------- float32 -----------"
     yield f"{'link':11} {'tensor':21}   {'error':>9} {'bound':>9}   {'JAX':>9} {'PyTorch':>9} {'bound':>9}   worst case"
     before = ""
-    for key in {**single, **exact}:
-        halves = [half.get(key) for half in (exact, single)]
-        one, two = (f"{c.error:9.1e}" if c else "" for c in halves)
-        bounds = [f"{c.bound:9.1e}" if c else "" for c in halves]
-        check = halves[1] or halves[0]
-        assert check is not None
-        own = "" if check.pytorch is None else f"{check.pytorch:9.1e}"
-        failed = [c for c in halves if c and not c.passed]
-        case = "  ".join([*check.name.split("@")[1:], *(f"FAILED {c.name}" for c in failed)])
-        link = key[0] if key[0] != before else ""
-        before = key[0]
-        yield f"{link:11} {key[1]:21}   {one:>9} {bounds[0]:>9}   {two:>9} {own:>9} {bounds[1]:>9}   {case}".rstrip()
+    for link, tensor in sorted({**halves[1], **halves[0]}, key=lambda key: LINKS.index(key[0])):
+        exact, single = (half.get((link, tensor)) for half in halves)
+        numbers = [exact and exact.error, exact and exact.bound, single and single.error, single and single.pytorch,
+                   single and single.bound]  # fmt: skip
+        error, bound, *others = (" " * 9 if number is None else f"{number:9.1e}" for number in numbers)
+        both = [check for check in (exact, single) if check]
+        case = "  ".join([*both[-1].name.split("@")[1:], *(f"FAILED {c.name}" for c in both if not c.passed)])
+        shown, before = "" if link == before else link, link
+        yield f"{shown:11} {tensor:21}   {error} {bound}   {' '.join(others)}   {case}".rstrip()
     yield ""
     yield f"{'mistake made on purpose':37} first noticed at"
     for fault in faults:
@@ -94,21 +90,19 @@ def figure(checks: Sequence[Check], drift: dict[str, list[dict[str, float]]]) ->
 def _errors(axes: Axes, checks: Sequence[Check]) -> None:
     """Each tensor's error and bound, a column a link. What is exactly equal has no logarithm and lies at the bottom."""
     bottom = 0.1 * min((c.error for c in checks if c.error > 0), default=FLOOR)
-    theirs = [c for c in checks if c.pytorch is not None]
+    theirs = any(c.pytorch is not None for c in checks)
     ours = "JAX against PyTorch in float64" if theirs else "JAX against PyTorch"
     for column, link in enumerate(LINKS):
         of_link = [c for c in checks if tensor_of(c)[0] == link]
         places = [column + (i + 0.5) / len(of_link) for i in range(len(of_link))]
-        styles: list[tuple[Any, str, str, str]] = [
-            ([c.pytorch or None for c in of_link], ".", PYTORCH, "PyTorch against itself in float64" if theirs else ""),
-            ([c.error or None for c in of_link], ".", JAX, ours),
-            ([None if c.error else bottom for c in of_link], "v", JAX, "exactly equal"),
-        ]
-        for values, marker, colour, label in styles:
-            axes.plot(places, np.array(values, float), marker, color=colour, markersize=4,
-                      label=label if label and not column else None)  # fmt: skip
-        axes.step(places, [c.bound for c in of_link], where="mid", color=BOUND, linewidth=1,
-                  label=None if column else "bound")  # fmt: skip
+        for values, marker, colour, label in (
+            ([c.pytorch or math.nan for c in of_link], ".", PYTORCH, "PyTorch against itself in float64" * theirs),
+            ([c.error or math.nan for c in of_link], ".", JAX, ours),
+            ([math.nan if c.error else bottom for c in of_link], "v", JAX, "exactly equal"),
+        ):
+            axes.plot(places, values, marker, color=colour, markersize=4, label=None if column else label)
+        bounds = [c.bound for c in of_link]
+        axes.step(places, bounds, where="mid", color=BOUND, linewidth=1, label=None if column else "bound")
         axes.axvline(column, color="#dddddd", linewidth=0.8)
         axes.text(column + 0.5, 1.02, link, transform=axes.get_xaxis_transform(), ha="center", fontsize=9)
     axes.set(xlim=(0, len(LINKS)), xticks=[], ylim=(bottom / 100, None))

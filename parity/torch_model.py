@@ -1,14 +1,17 @@
-"""The PyTorch twin: the tutorial's class, its widths arguments, with dropout masks that can be given."""
+"""The PyTorch twin: the tutorial's class, its widths arguments, with the dropout masks of `jaxcnn`."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import partial
 
+import jax
 import numpy as np
 import torch
+from jaxtyping import Array, Float, Key, UInt8
 from torch import nn
 
-from jaxcnn import files
+from jaxcnn import layers
 from jaxcnn.model import Params, model_for
-from parity.weights import carry
+from parity.weights import as_state_dict
 
 
 class CNN(nn.Module):
@@ -39,49 +42,46 @@ class CNN(nn.Module):
         return self.fc4(x)
 
 
-class GivenDropout(nn.Dropout):
-    """Dropout with a mask from elsewhere, since no other framework draws PyTorch's numbers; without one, none."""
+class SharedDropout(nn.Dropout):
+    """Dropout with the mask of JAX's layer `index`, since no framework draws another's numbers; without a key, none."""
 
-    keep: torch.Tensor | None = None
+    index: int
+    key: Key[Array, ""] | None = None
+
+    def mask(self, key: Key[Array, ""], shape: tuple[int, ...]) -> np.ndarray:
+        """What is kept of a batch [n, h, w, c] or [n, c]."""
+        return np.asarray(layers.keep_mask(jax.random.fold_in(key, self.index), self.p, shape))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """X where the mask keeps it, scaled by 1 / (1 - p), as `torch.nn.functional.dropout` does."""
-        return x if self.keep is None else x * self.keep.to(x.dtype) / (1 - self.p)
+        if self.key is None:
+            return x
+        mask = channels_first(self.mask(self.key, x.movedim(1, -1).shape))
+        return x * mask.to(x.dtype) / (1 - self.p)
 
 
-def tensors(params: Params, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Flax parameters as a `state_dict`."""
-    arrays = carry({name: np.array(leaf) for name, leaf in files.flat_names(params).items()}, "flax", "torch")
-    return {name: torch.from_numpy(array).to(dtype) for name, array in arrays.items()}
-
-
-def twin(params: Params, dtype: torch.dtype, keep: Mapping[str, np.ndarray] | None = None) -> CNN:
-    """The PyTorch network with these parameters, and with these dropout masks (by layer, channels last) or none."""
+def twin(params: Params, dtype: torch.dtype, key: Key[Array, ""] | None = None) -> CNN:
+    """The PyTorch network with these parameters, and with the dropout masks of `key` or none."""
     widths = model_for(params)
     with torch.device("meta"):  # initial weights would be drawn for nothing
         network = CNN(widths.channels, widths.hidden, widths.classes)
-    network.drop1, network.drop3 = GivenDropout(network.drop1.p), GivenDropout(network.drop3.p)
-    network.load_state_dict(tensors(params, dtype), assign=True)
-    set_masks(network, keep or {})
+    dropouts = [(name, layer.p) for name, layer in network.named_children() if isinstance(layer, nn.Dropout)]
+    for index, (name, rate) in enumerate(dropouts):
+        setattr(network, name, layer := SharedDropout(rate))
+        layer.index, layer.key = index, key
+    state = {name: torch.from_numpy(array).to(dtype) for name, array in as_state_dict(params).items()}
+    network.load_state_dict(state, assign=True)
     return network
-
-
-def set_masks(network: CNN, keep: Mapping[str, np.ndarray]) -> None:
-    """Give the dropout layers of a twin their masks."""
-    for name, mask in keep.items():
-        network.get_submodule(name).keep = channels_first(mask)
 
 
 def channels_first(images: np.ndarray) -> torch.Tensor:
     """[n, h, w, c] as [n, c, h, w]; rows stay rows."""
-    tensor = torch.from_numpy(np.array(images))
-    return tensor.permute(0, 3, 1, 2).contiguous() if tensor.ndim == 4 else tensor
+    return torch.from_numpy(np.array(images)).movedim(-1, 1).contiguous()
 
 
 def channels_last(tensor: torch.Tensor) -> np.ndarray:
     """[n, c, h, w] as [n, h, w, c]; rows stay rows."""
-    tensor = tensor.detach()
-    return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor).numpy().copy()
+    return tensor.detach().movedim(1, -1).numpy().copy()
 
 
 def pixels(images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
@@ -90,18 +90,30 @@ def pixels(images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) / 255 if tensor.dtype == torch.uint8 else tensor.to(dtype)
 
 
+def mean_loss(logits: torch.Tensor, labels: np.ndarray, real: np.ndarray) -> torch.Tensor:
+    """The mean cross entropy of the images that are real."""
+    return nn.functional.cross_entropy(logits[real], torch.from_numpy(labels[real]).long())
+
+
 def activations(network: CNN, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """The outputs of all modules by name in order of execution, `input` first; `flat` as Flax has it, channels last."""
     found = {"input": x}
-    hooks = []
-    for name, module in network.named_children():
 
-        def keep(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor, name: str = name) -> None:
-            flat = isinstance(module, nn.Flatten)
-            found[name] = inputs[0].permute(0, 2, 3, 1).flatten(1) if flat else output
+    def keep(name: str, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        found[name] = inputs[0].movedim(1, -1).flatten(1) if isinstance(module, nn.Flatten) else output
 
-        hooks.append(module.register_forward_hook(keep))
+    hooks = [module.register_forward_hook(partial(keep, name)) for name, module in network.named_children()]
     network(x)
     for hook in hooks:
         hook.remove()
     return found
+
+
+@torch.no_grad()
+def feature_maps(
+    params: Params, images: UInt8[np.ndarray, "n h w 3"], layers: Sequence[str]
+) -> dict[str, Float[np.ndarray, "n ..."]]:
+    """`jaxcnn.features.feature_maps` of the twin: [n, h, w, c] or [n, c] for each layer."""
+    dtype = torch.float64 if params["fc4"]["bias"].dtype == np.float64 else torch.float32
+    found = activations(twin(params, dtype), pixels(images, dtype))
+    return {name: channels_last(found[name]) for name in layers}

@@ -5,38 +5,35 @@ Axes are letters: `o,i,h,w` to `h,w,i,o` is a transpose, and in `o,chw` to `hwc,
 
 from collections.abc import Iterator, Mapping
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
-from jaxcnn.files import Arrays
+from jaxcnn.files import Arrays, flat_names
+from jaxcnn.model import Params
 
 Naming = Literal["torch", "flax"]
-
-
-class Side(NamedTuple):
-    """An entry in one of the namings: the last part of its name, and its axes."""
-
-    name: str
-    axes: str
+Shape = tuple[int, ...]
+SEPARATOR = {"torch": ".", "flax": "/"}
 
 
 class Entry(NamedTuple):
-    """An array in both namings, with the extents that a joined axis does not show."""
+    """An array in both namings, as the last part of its name and its axes; extents that a joined axis does not show."""
 
-    torch: Side
-    flax: Side
+    torch: tuple[str, str]
+    flax: tuple[str, str]
     extents: Mapping[str, int] = {}
 
 
-BIAS = Entry(Side("bias", "o"), Side("bias", "o"))
-CONV = (Entry(Side("weight", "o,i,h,w"), Side("kernel", "h,w,i,o")), BIAS)
-DENSE = (Entry(Side("weight", "o,i"), Side("kernel", "i,o")), BIAS)
+BIAS = Entry(("bias", "o"), ("bias", "o"))
+CONV = (Entry(("weight", "o,i,h,w"), ("kernel", "h,w,i,o")), BIAS)
+DENSE = (Entry(("weight", "o,i"), ("kernel", "i,o")), BIAS)
 
 
 def dense_after_flatten(h: int, w: int) -> tuple[Entry, ...]:
     """A dense layer whose inputs are a flattened image: (C, H, W) in PyTorch, (H, W, C) in Flax."""
-    return (Entry(Side("weight", "o,chw"), Side("kernel", "hwc,o"), {"h": h, "w": w}), BIAS)
+    return (Entry(("weight", "o,chw"), ("kernel", "hwc,o"), {"h": h, "w": w}), BIAS)
 
 
 LAYERS: dict[str, tuple[Entry, ...]] = {
@@ -45,7 +42,6 @@ LAYERS: dict[str, tuple[Entry, ...]] = {
     "fc3": dense_after_flatten(16, 16),
     "fc4": DENSE,
 }
-SEPARATOR = {"torch": ".", "flax": "/"}
 
 
 def carry(arrays: Mapping[str, np.ndarray], source: Naming, target: Naming) -> Arrays:
@@ -54,43 +50,38 @@ def carry(arrays: Mapping[str, np.ndarray], source: Naming, target: Naming) -> A
     KeyError or ValueError where `arrays` are not those of the table.
     """
     carried = {}
-    for names, entry in _entries():
-        array = arrays[names[source]]
-        axes, wanted = getattr(entry, source).axes, getattr(entry, target).axes
-        extents = _extents(axes, array.shape, entry.extents)
-        letters = axes.replace(",", "")
-        split = array.reshape([extents[letter] for letter in letters])
-        moved = split.transpose([letters.index(letter) for letter in wanted.replace(",", "")])
-        carried[names[target]] = np.ascontiguousarray(moved).reshape(_shape(wanted, extents))
+    for old, new, split, order, shape in _moves({name: a.shape for name, a in arrays.items()}, source, target):
+        carried[new] = np.ascontiguousarray(arrays[old].reshape(split).transpose(order)).reshape(shape)
     return carried
 
 
-def carry_shapes(shapes: Mapping[str, tuple[int, ...]], source: Naming, target: Naming) -> dict[str, tuple[int, ...]]:
+def carry_shapes(shapes: Mapping[str, Shape], source: Naming, target: Naming) -> dict[str, Shape]:
     """The shapes that `carry` gives for arrays of these."""
-    carried = {}
-    for names, entry in _entries():
-        extents = _extents(getattr(entry, source).axes, shapes[names[source]], entry.extents)
-        carried[names[target]] = _shape(getattr(entry, target).axes, extents)
-    return carried
+    return {new: shape for _, new, _, _, shape in _moves(shapes, source, target)}
 
 
-def _entries() -> Iterator[tuple[dict[str, str], Entry]]:
-    """Each entry of the table with its whole names: `conv1.weight`, `conv1/kernel`."""
-    for layer, entries in LAYERS.items():
-        for entry in entries:
-            yield (
-                {naming: layer + between + getattr(entry, naming).name for naming, between in SEPARATOR.items()},
-                entry,
-            )
+def _moves(
+    shapes: Mapping[str, Shape], source: Naming, target: Naming
+) -> Iterator[tuple[str, str, Shape, Shape, Shape]]:
+    """For each entry of the table: both names, the shape with all axes apart, their new order, the shape at last."""
+    for layer, entry in ((layer, entry) for layer, entries in LAYERS.items() for entry in entries):
+        (kind, axes), (new_kind, new_axes) = getattr(entry, source), getattr(entry, target)
+        old, extents = layer + SEPARATOR[source] + kind, dict(entry.extents)
+        for group, extent in zip(axes.split(","), shapes[old], strict=True):
+            rest = extent // prod(entry.extents.get(letter, 1) for letter in group)
+            extents |= {letter: rest for letter in group if letter not in entry.extents}
+        letters = axes.replace(",", "")
+        order = tuple(letters.index(letter) for letter in new_axes.replace(",", ""))
+        shape = tuple(prod(extents[letter] for letter in group) for group in new_axes.split(","))
+        yield old, layer + SEPARATOR[target] + new_kind, tuple(extents[letter] for letter in letters), order, shape
 
 
-def _extents(axes: str, shape: tuple[int, ...], known: Mapping[str, int]) -> dict[str, int]:
-    extents = dict(known)
-    for group, extent in zip(axes.split(","), shape, strict=True):
-        rest = extent // prod(known.get(letter, 1) for letter in group)
-        extents |= {letter: rest for letter in group if letter not in known}
-    return extents
+def as_state_dict(params: Params) -> Arrays:
+    """Flax parameters, or anything of their structure, in PyTorch's names and layout, copied."""
+    return carry({name: np.array(leaf) for name, leaf in flat_names(params).items()}, "flax", "torch")
 
 
-def _shape(axes: str, extents: Mapping[str, int]) -> tuple[int, ...]:
-    return tuple(prod(extents[letter] for letter in group) for group in axes.split(","))
+def as_params(state_dict: Mapping[str, Any]) -> Params:
+    """The Flax parameters of a `state_dict`, of arrays or of tensors."""
+    arrays = {name: np.asarray(array) for name, array in state_dict.items()}
+    return unflatten_dict(carry(arrays, "torch", "flax"), sep="/")

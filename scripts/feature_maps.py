@@ -88,13 +88,13 @@ def read_images(texts: Sequence[str], dataset: Callable[[], data.Dataset]) -> li
 def torch_maps(weights: str, ours: Params, images: np.ndarray, layers: Sequence[str]) -> Maps:
     """PyTorch's maps with weights of its own, which must be of the same network; UserError where they are not."""
     try:
-        from parity import features as torch_features
+        from parity import torch_model
     except ModuleNotFoundError as problem:
         raise UserError(f"{problem.name} is not installed", "--against", "pip install 'jaxcnn[parity]'") from None
     theirs = parity.load_weights(weights).params
     if model_for(theirs) != model_for(ours):
         raise UserError("these weights are of another width", weights, "name weights of the same network")
-    return torch_features.feature_maps(theirs, images, layers)
+    return torch_model.feature_maps(theirs, images, layers)
 
 
 def draw(arguments: Namespace, subject: figures.Subject, ours: Maps, theirs: Maps | None, last: str) -> None:

@@ -13,11 +13,10 @@ import torch
 import parity.__main__ as main
 from jaxcnn import data, layers
 from jaxcnn.model import CNN
-from parity import faults, report, trajectory
-from parity.cases import HUGE, TINY, cases, random_params
+from parity import faults, report, training
+from parity.cases import HUGE, TINY, Subject, cases, random_params
+from parity.chain import decisions, otherwise, torch_pass
 from parity.compare import Check
-from parity.passes import decisions, otherwise, torch_pass
-from parity.subject import Size, Subject
 from tests.conftest import ROOT
 
 NAME = r"float(64|32)/(outputs|activations|gradients|step|trajectory|evaluation)/[\w.]+(@\w+)?"
@@ -68,14 +67,13 @@ def test_there_are_enough_controls_and_none_is_named_twice():
 
 PASSING = {
     "device": "cpu", "drift": {},
-    "checks": [{"name": "float64/activations/conv1@random", "error": 1e-16, "bound": 1e-12}],
+    "checks": [Check("float64/activations/conv1@random", 1e-16, 1e-12)],
     "faults": [{"name": "no fault", "caught_by": None, "expected": None, "passed": True}],
 }  # fmt: skip
 BROKEN = [
-    {"name": "float64/step/fc4.bias@sgd", "error": 1.0, "bound": 1e-12, "index": [0], "ours": 1.0, "truth": 2.0},
-    {"name": "float64/activations/conv2@random", "error": 0.5, "bound": 1e-12, "index": [0, 3, 4, 1],
-     "ours": 0.25, "truth": 0.5},
-]  # fmt: skip
+    Check("float64/step/fc4.bias@sgd", 1.0, 1e-12, index=[0], ours=1.0, truth=2.0),
+    Check("float64/activations/conv2@random", 0.5, 1e-12, index=[0, 3, 4, 1], ours=0.25, truth=0.5),
+]
 MISSED = {"name": "sum for mean", "caught_by": None, "expected": "float64/outputs/loss@random", "passed": False}
 
 
@@ -85,11 +83,11 @@ MISSED = {"name": "sum for mean", "caught_by": None, "expected": "float64/output
         ({"checks": PASSING["checks"] + BROKEN}, ["first divergence: float64/activations/conv2@random", "[0, 3, 4, 1]",
                                                   "JAX 0.25, PyTorch 0.5", "2 of 3"]),
         ({"faults": PASSING["faults"] + [MISSED]}, ["sum for mean", "expected float64/outputs/loss@random"]),
-        ({"checks": [{"name": "float32/outputs/loss@huge", "error": float("inf"), "bound": 1.0}]}, ["error inf"]),
+        ({"checks": [Check("float32/outputs/loss@huge", float("inf"), 1.0)]}, ["error inf"]),
     ],
 )  # fmt: skip
 def test_a_divergence_or_a_control_that_is_not_caught_is_told_and_exits_1(monkeypatch, tmp_path, capsys, found, words):
-    monkeypatch.setattr(main, "run_parts", lambda given: {**PASSING, **found})
+    monkeypatch.setattr(main, "run_parts", lambda *given: {**PASSING, **found})
     monkeypatch.setattr(sys, "argv", ["parity", "--json", str(tmp_path / "p.json")])
     assert main.main() == 1
     out = capsys.readouterr().out
@@ -136,7 +134,7 @@ def inputs():
 def test_planted_ties_are_ties_in_both_precisions_bit_for_bit(inputs):
     for name in ("zeros", "flat", "ties"):
         case = inputs[name]
-        single, double = (torch_pass(case, case.real, dtype).activations for dtype in (torch.float32, torch.float64))
+        single, double = (torch_pass(case, dtype).activations for dtype in (torch.float32, torch.float64))
         for layer in double:
             np.testing.assert_array_equal(single[layer], double[layer])
     maps = double["act2"].reshape(4, 16, 2, 16, 2, 4).swapaxes(2, 3).reshape(4, 16, 16, 4, 4)
@@ -149,7 +147,7 @@ def test_planted_ties_are_ties_in_both_precisions_bit_for_bit(inputs):
 def test_huge_and_tiny_stay_normal_and_saturated_logits_disagree_with_their_labels(inputs):
     for name, scale in (("huge", HUGE), ("tiny", TINY)):
         case = inputs[name]
-        found = torch_pass(case, case.real, torch.float32)
+        found = torch_pass(case, torch.float32)
         assert 0.01 < np.abs(found.outputs["logits"]).max() / scale < 100
         for array in [*found.activations.values(), *found.gradients.values()]:
             values = np.abs(array[array != 0])
@@ -160,7 +158,7 @@ def test_huge_and_tiny_stay_normal_and_saturated_logits_disagree_with_their_labe
 
 
 def test_images_where_a_decision_falls_otherwise_are_found(inputs):
-    found = torch_pass(inputs["images"], inputs["images"].real, torch.float64).activations
+    found = torch_pass(inputs["images"], torch.float64).activations
     assert not otherwise(found, found).any()
     for layer, place in {"conv1": (1, 5, 5, 2), "fc3": (1, 3)}.items():
         other = {**found, layer: found[layer].copy()}
@@ -173,7 +171,7 @@ def test_images_where_a_decision_falls_otherwise_are_found(inputs):
 
 
 def test_stretches_end_with_each_epoch_and_cover_all_steps():
-    found = trajectory.stretches(Subject("float32", None, None, Size()))
+    found = training.stretches(Subject("float32", None, None))
     assert found[0] == (0, 10)
     assert found[-1] == (190, 200)
     assert all(end == start for (_, end), (start, _) in itertools.pairwise(found))
@@ -185,12 +183,12 @@ def test_initial_weights_have_pytorchs_distribution_and_nothing_in_common(monkey
 
     That Flax's own initial weights fail it is one of the controls.
     """
-    subject = Subject("float32", random_params(CNN(4, 12)), None, Size())
-    monkeypatch.setattr(trajectory, "SEEDS", 100)
-    found = list(trajectory.initial(subject))
+    subject = Subject("float32", random_params(CNN(4, 12)), None)
+    monkeypatch.setattr(training, "SEEDS", 100)
+    found = list(training.initial(subject))
     assert {check.name.split("/")[2].removesuffix(".initial") for check in found} == TENSORS
     assert all(check.passed for check in found), [str(check) for check in found]
-    draws = [trajectory.initial_params(subject.network, jax.random.key(seed)) for seed in range(40)]
+    draws = [training.initial_params(subject.network, jax.random.key(seed)) for seed in range(40)]
     biases = [np.concatenate([draw[name]["bias"][:4] for name in sorted(draw)]) for draw in draws]
     correlation = np.corrcoef(np.transpose(biases)) - np.eye(16)
     assert np.abs(correlation).max() < 0.65  # 4 standard deviations of 1/sqrt(40)

@@ -4,7 +4,7 @@ import pytest
 
 from jaxcnn import features
 from jaxcnn.model import CNN, model_for
-from parity.features import feature_maps
+from parity.torch_model import feature_maps
 from tests.test_features import drawn
 
 
