@@ -1,6 +1,5 @@
 """Getting an archive over HTTP from whichever address works: found in seconds, resumed where broken, checked."""
 
-import hashlib
 import os
 import re
 import threading
@@ -48,7 +47,7 @@ def fetch(addresses: list[str], folder: Path, allow_modified: bool = False) -> P
         _remove_parts(folder)
     while queue:
         address, hurry = queue.pop(0)
-        part = folder / _part_name(address)
+        part = folder / f"{Path(address.partition('?')[0]).name}.part"  # any host goes on with it: a checksum tells
         size = part.stat().st_size if part.exists() else 0
         say(f"downloading {address}" + (f" from byte {size:,} on" if size else ""))
         try:
@@ -76,11 +75,6 @@ def fetch(addresses: list[str], folder: Path, allow_modified: bool = False) -> P
 def _remove_parts(folder: Path) -> None:
     for part in folder.glob("*.part"):
         part.unlink()
-
-
-def _part_name(address: str) -> str:
-    name = address.rpartition("/")[2]
-    return f"{name if name in official.ARCHIVES else hashlib.sha256(address.encode()).hexdigest()[:16]}.part"
 
 
 def _probe(addresses: list[str]) -> dict[str, str]:
