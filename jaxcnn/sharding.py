@@ -31,6 +31,8 @@ AXIS = "batch"
 AUTO = "auto"
 START_SECONDS = 30  # within which all processes have to come
 SILENCE_SECONDS = 10  # after which a process that is not heard of counts as dead
+LOST = "error: another process ended or cannot be reached ({}): training stops; see what the others said, start all " \
+       "again with --resume"  # fmt: skip
 
 
 def make_mesh(devices: list[jax.Device], count: int | None, batch_size: int) -> Mesh:
@@ -144,7 +146,7 @@ def joined(coordinator: str | None, processes: int | None, process: int | None) 
         # What Gloo and NCCL have to say comes as a JaxRuntimeError or, from some paths of JAX, a ValueError.
         if not isinstance(problem, jax.errors.JaxRuntimeError) and "Gloo" not in str(problem):
             _leave(traceback.format_exc(), 1)
-        _leave(f"error: {_lost(str(problem).partition(chr(10))[0][:200])}")
+        _leave(LOST.format(str(problem).partition("\n")[0][:200]))
 
 
 def settle(devices: list[jax.Device]) -> None:
@@ -182,12 +184,7 @@ def _connect(coordinator: str, processes: int | None, process: int | None) -> No
     except Exception as problem:
         todo = "give HOST:PORT, --num-processes and --process-id" if coordinator == AUTO else "choose another port"
         raise UserError(f"cannot start ({problem!s:.200})", f"--coordinator {coordinator}", todo) from None
-    _on_abort(f"error: {_lost('no sign of life')}")
-
-
-def _lost(why: str) -> UserError:
-    todo = "see what the others said, start all again with --resume"
-    return UserError(f"another process ended or cannot be reached ({why})", "training stops", todo)
+    _on_abort(LOST.format("no sign of life"))
 
 
 _messages = sys.stderr

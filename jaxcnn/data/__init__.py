@@ -59,7 +59,7 @@ def prepare(
             storage.require_space(folder, megabytes=600)
             data = _read(found, folder / "downloads", allow_modified)
             tfds_folder.write(data, version)
-            storage.save(storage.beside(version), storage.fingerprint(version), data)
+            storage.cached(version, lambda: data)
     return version
 
 

