@@ -14,14 +14,13 @@ from jaxcnn.errors import UserError
 from jaxcnn.train import TrainState
 
 FORMAT = "jaxcnn-checkpoint/1"
-KEEP = 2
 
 
 def save(directory: Path, state: TrainState, metadata: dict[str, str]) -> Path:
-    """Write the state as `step_<step>.safetensors`, then drop all but the newest; its path."""
+    """Write the state as `step_<step>.safetensors`, then drop all but the newest two; its path."""
     path = directory / f"step_{int(state.step):09d}.safetensors"
     files.save_arrays(path, files.flat_names(state), {**metadata, "format": FORMAT})
-    for old in saved(directory)[KEEP:]:
+    for old in saved(directory)[2:]:
         old.unlink(missing_ok=True)
     return path
 
