@@ -1,31 +1,26 @@
 """A training state on disk: one checked safetensors file a checkpoint, the newest two and the best kept.
 
-Not orbax: its checkpoints are trees of files that want absolute paths (orbax#646) and the devices that wrote them; a
-state of 34 MB is one file here, that any safetensors reader opens.
+Not orbax: its checkpoints want absolute paths (orbax#646) and the devices that wrote them.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from jaxcnn import files
 from jaxcnn.errors import UserError
 from jaxcnn.train import TrainState
 
 FORMAT = "jaxcnn-checkpoint/1"
-KEEP = 2
 
 
 def save(directory: Path, state: TrainState, metadata: dict[str, str]) -> Path:
-    """Write the state as `step_<step>.safetensors`, then drop all but the newest; its path."""
-    arrays = {name: np.asarray(leaf) for name, leaf in files.flat_names(state).items()}
+    """Write the state as `step_<step>.safetensors`, then drop all but the newest two; its path."""
     path = directory / f"step_{int(state.step):09d}.safetensors"
-    files.save_arrays(path, arrays, {**metadata, "format": FORMAT})
-    for old in saved(directory)[KEEP:]:
+    files.save_arrays(path, files.flat_names(state), {**metadata, "format": FORMAT})
+    for old in saved(directory)[2:]:
         old.unlink(missing_ok=True)
     return path
 
@@ -33,10 +28,7 @@ def save(directory: Path, state: TrainState, metadata: dict[str, str]) -> Path:
 def mark_best(path: Path) -> None:
     """Keep a checkpoint as `best.safetensors` too."""
     with files.written_whole(path.with_name("best.safetensors")) as temporary:
-        try:
-            os.link(path, temporary)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(path, temporary)
+        shutil.copyfile(path, temporary)  # not a link: what damages one of them leaves the other
 
 
 def saved(directory: Path) -> list[Path]:
@@ -49,14 +41,12 @@ def restore(path: Path, like: TrainState) -> tuple[TrainState, dict[str, str]]:
     arrays, metadata = files.read_arrays(path)
     if metadata.get("format") != FORMAT:
         raise UserError(f"a checkpoint of format {metadata.get('format')!r}, not {FORMAT}", path, "train anew")
-    for name, leaf in files.flat_names(like).items():
-        found = arrays.get(name)
-        if found is None or found.shape != leaf.shape or found.dtype != leaf.dtype:
-            shape = "nothing" if found is None else f"{found.dtype}{list(found.shape)}"
-            raise UserError(
-                f"{name} should be {leaf.dtype}{list(leaf.shape)}, is {shape}", path, "resume with the same network"
-            )
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in files.flat_names(like)]), metadata
+    expected = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in files.flat_names(like).items()}
+    for name, kind in expected.items():
+        found = f"{arrays[name].dtype}{list(arrays[name].shape)}" if name in arrays else "nothing"
+        if found != kind:
+            raise UserError(f"{name} should be {kind}, is {found}", path, "resume with the same network")
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in expected]), metadata
 
 
 def restore_newest(directory: Path, like: TrainState, warn: Callable[[str], None]) -> tuple[TrainState, dict[str, str]]:

@@ -21,52 +21,45 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse with one-line errors that name the nearest flag, no abbreviations, a help that keeps its lines."""
 
     def __init__(self, description: str, epilog: str | None = None) -> None:
-        super().__init__(
-            description=description,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        lines_kept = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, epilog=epilog, allow_abbrev=False, formatter_class=lines_kept)
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2 after one line: what is wrong, and the nearest flag where one is unknown."""
-        hints = [self._nearest(word) for word in re.findall(r"--[\w-]+", message) if "unrecognized" in message]
-        fail(f"{message}{''.join(hints)}; {self.prog} --help lists what there is")
-
-    def _nearest(self, flag: str) -> str:
         flags = [option for action in self._actions for option in action.option_strings]
-        near = difflib.get_close_matches(flag, flags, n=1)
-        return f"; did you mean {near[0]}?" if near else ""
+        unknown = re.findall(r"--[\w-]+", message) if "unrecognized" in message else []
+        near = [flag for word in unknown for flag in difflib.get_close_matches(word, flags, n=1)]
+        hints = "".join(f"; did you mean {flag}?" for flag in near)
+        fail(f"{message}{hints}; {self.prog} --help lists what there is")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """`--dataset` and `--data-dir`, of the commands that look at images with given weights."""
-    help_dataset = "cifar10 or digits (default: what the weights were trained on, else cifar10)"
-    parser.add_argument("--dataset", choices=["cifar10", "digits"], help=help_dataset)
+    default = "cifar10 or digits (default: what the weights were trained on, else cifar10)"
+    parser.add_argument("--dataset", choices=["cifar10", "digits"], help=default)
     add_data_dir(parser)
 
 
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
     """`--data-dir`."""
-    help_data_dir = (
-        "where CIFAR-10 lies, in any form that prepare_data.py takes "
-        "(default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)"
-    )
-    parser.add_argument("--data-dir", metavar="D", help=help_data_dir)
+    forms = "where CIFAR-10 lies, in any form that prepare_data.py takes"
+    default = "(default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)"
+    parser.add_argument("--data-dir", metavar="D", help=f"{forms} {default}")
 
 
-def positive_int(text: str) -> int:
-    """An argparse type: an integer of at least 1 that fits 32 bits."""
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 999,999,999")
-    return int(text)
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: an integer from low to high, both included."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low:,} to {high:,}")
+        return int(text)
+
+    return parse
 
 
-def seed(text: str) -> int:
-    """An argparse type: an integer of 32 bits, 0 included; more would be cut off where x64 is off."""
-    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 4,294,967,295")
-    return int(text)
+positive_int = whole(1, 999_999_999)
+seed = whole(0, 2**32 - 1)  # more would be cut off where x64 is off
 
 
 def number(low: float, high: float) -> Callable[[str], float]:

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
+from numpy.typing import ArrayLike
 
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, os_errors
 
 Arrays = dict[str, np.ndarray]
 
@@ -25,22 +26,22 @@ def written_whole(path: Path) -> Iterator[Path]:
     UserError where the directory cannot be written or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
+    with os_errors("cannot write ({})", "free space or choose another directory", path):
         try:
-            os.fsync(directory)
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
         finally:
-            os.close(directory)
-    except OSError as problem:
-        raise UserError(
-            f"cannot write ({problem.strerror or problem})", path, "free space or choose another directory"
-        ) from None
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def check_folder(path: Path | None) -> None:
@@ -71,7 +72,7 @@ def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None 
     return sha.hexdigest()
 
 
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+def save_arrays(path: Path, arrays: Mapping[str, ArrayLike], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, read it back and compare, and only then let it take its name.
 
     safetensors' numpy writer silently corrupts arrays that are not C-contiguous (its issue 826): all are made so first.
@@ -91,9 +92,8 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
             metadata = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, safetensors.SafetensorError, ValueError, TypeError, AttributeError) as problem:
-        raise UserError(
-            f"not a readable safetensors file ({problem})", path, "name another file, or write this one anew"
-        ) from None
+        todo = "name another file, or write this one anew"
+        raise UserError(f"not a readable safetensors file ({problem})", path, todo) from None
     expected = metadata.pop("sha256", None)
     ours = metadata.get("format", "").startswith("jaxcnn-")  # such a file has a checksum, or has lost it to damage
     if (ours or expected) and expected != digest(arrays, metadata):

@@ -12,7 +12,6 @@ INSTALL = {
     "gpu": "on a machine with an NVIDIA GPU `make setup EXTRA=cuda`, or pip install 'jax[cuda12]', then `nvidia-smi` "
     "should list it; or leave --platform out",
     "tpu": "on a TPU machine `make setup EXTRA=tpu`, or pip install 'jax[tpu]'; or leave --platform out",
-    "cpu": "unset JAX_PLATFORMS",
 }
 
 
@@ -36,11 +35,9 @@ def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]
     except (RuntimeError, AssertionError) as problem:
         reason = re.split(r"[\n:]", str(problem))[0]
         asked = platform or os.environ.get("JAX_PLATFORMS", "?")
-        raise UserError(
-            f"JAX has no {asked} here ({reason})",
-            f"--platform {asked}" if platform else "JAX_PLATFORMS",
-            INSTALL.get(asked, "unset JAX_PLATFORMS"),
-        ) from None
+        where = f"--platform {asked}" if platform else "JAX_PLATFORMS"
+        todo = INSTALL.get(asked, "unset JAX_PLATFORMS")
+        raise UserError(f"JAX has no {asked} here ({reason})", where, todo) from None
 
 
 def describe(devices: list[jax.Device], precision: str) -> str:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 DELAY = 2.0  # seconds before anything is shown
 LOG_INTERVAL = 10.0  # seconds between two lines of a log
@@ -16,12 +16,9 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-@contextmanager
-def progress(what: str, total: int, unit: str, done: int = 0) -> Iterator[Update]:
+def progress(what: str, total: int, unit: str, done: int = 0) -> AbstractContextManager[Update]:
     """Show how a job `what` gets on with its `total` things (0: how many is unknown): speed, and time left."""
-    shown = _bar if sys.stderr.isatty() else _lines
-    with shown(what, total, unit, done) as update:
-        yield update
+    return (_bar if sys.stderr.isatty() else _lines)(what, total, unit, done)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ AXIS = "batch"
 AUTO = "auto"
 START_SECONDS = 30  # within which all processes have to come
 SILENCE_SECONDS = 10  # after which a process that is not heard of counts as dead
+LOST = "error: another process ended or cannot be reached ({}): training stops; see what the others said, start all " \
+       "again with --resume"  # fmt: skip
 
 
 def make_mesh(devices: list[jax.Device], count: int | None, batch_size: int) -> Mesh:
@@ -114,12 +116,11 @@ def check_flags(coordinator: str | None, processes: int | None, process: int | N
         raise UserError("the cluster itself says how many processes there are", given[1], f"leave {given[1]} out")
     if coordinator == AUTO or not given:
         return
-    if processes is None or process is None or coordinator is None:
+    if coordinator is None or processes is None or process is None:
         missing = [flag for flag in flags if flag not in given]
         raise UserError(f"{given[0]} is not enough", " and ".join(missing), "give all three, or --coordinator auto")
-    host, _, port = coordinator.rpartition(":")
-    if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", host) or not re.fullmatch(r"\d{1,5}", port) \
-            or not 0 < int(port) < 2**16:  # fmt: skip
+    address = re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", coordinator)
+    if not address or not 0 < int(address[2]) < 2**16:
         raise UserError(f"{coordinator!r} is not HOST:PORT", "--coordinator", "name process 0's host and a free port")
     if process >= processes:
         raise UserError(f"{process} of {processes} processes", "--process-id", f"take 0 to {processes - 1}")
@@ -145,7 +146,7 @@ def joined(coordinator: str | None, processes: int | None, process: int | None) 
         # What Gloo and NCCL have to say comes as a JaxRuntimeError or, from some paths of JAX, a ValueError.
         if not isinstance(problem, jax.errors.JaxRuntimeError) and "Gloo" not in str(problem):
             _leave(traceback.format_exc(), 1)
-        _leave(f"error: {_lost(str(problem).partition(chr(10))[0][:200])}")
+        _leave(LOST.format(str(problem).partition("\n")[0][:200]))
 
 
 def settle(devices: list[jax.Device]) -> None:
@@ -169,25 +170,21 @@ def _connect(coordinator: str, processes: int | None, process: int | None) -> No
               "that every process runs, each with its own --process-id")  # fmt: skip
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which is `fit`'s
-    # An address that is given is not to be mixed with what Slurm or another would say.
-    known: dict[str, Any] = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+    known: dict[str, Any] = {}
+    if coordinator != AUTO:  # and then it is not to be mixed with what Slurm or another would say
+        known = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+        known["cluster_detection_method"] = "deactivate"
     try:
         if process == 0:
             socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()  # JAX crashes where it is taken
         with warnings.catch_warnings(action="error"):
             jax.distributed.initialize(
-                **({} if coordinator == AUTO else known | {"cluster_detection_method": "deactivate"}),
-                initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=SILENCE_SECONDS,
-            )  # fmt: skip
+                **known, initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=SILENCE_SECONDS
+            )
     except Exception as problem:
         todo = "give HOST:PORT, --num-processes and --process-id" if coordinator == AUTO else "choose another port"
         raise UserError(f"cannot start ({problem!s:.200})", f"--coordinator {coordinator}", todo) from None
-    _on_abort(f"error: {_lost('no sign of life')}")
-
-
-def _lost(why: str) -> UserError:
-    todo = "see what the others said, start all again with --resume"
-    return UserError(f"another process ended or cannot be reached ({why})", "training stops", todo)
+    _on_abort(LOST.format("no sign of life"))
 
 
 _messages = sys.stderr

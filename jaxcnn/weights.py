@@ -42,8 +42,7 @@ class Weights:
 
 def save_weights(path: Path, weights: Weights) -> None:
     """Write weights as safetensors, entries named `conv1/kernel`, with the class names beside them."""
-    arrays = {name: np.asarray(leaf) for name, leaf in files.flat_names(weights.params).items()}
-    files.save_arrays(path, arrays, metadata_of(weights, "flax"))
+    files.save_arrays(path, files.flat_names(weights.params), metadata_of(weights, "flax"))
 
 
 def load(path: str | Path) -> Weights:

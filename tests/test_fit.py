@@ -18,7 +18,7 @@ from tests.conftest import assert_trees_equal
 
 def run_fit(config, dataset, out, **more):
     directory = RunDirectory(out)
-    if not directory.exists():
+    if not directory.config.exists():
         directory.create(config)
     said = []
     history = fit.fit(config, dataset, out, make_mesh(jax.devices(), 1, config.batch_size), say=said.append, **more)

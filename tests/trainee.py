@@ -59,7 +59,7 @@ def main() -> int:
     config = dataclasses.replace(DEFAULTS["digits"], epochs=epochs, channels=2, hidden=4)
     fit.TICK_SECONDS = 0.0
     with run.locked():
-        if not run.exists():
+        if not run.config.exists():
             run.create(config)
         for fault in sys.argv[3:]:
             inject(fault, run.path)

@@ -1,21 +1,20 @@
 """Data sets as uint8 arrays in memory: CIFAR-10 from whatever form it is found in, and scikit-learn's digits."""
 
-import contextlib
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from jaxcnn.data import download, official, storage, tfds_folder
 from jaxcnn.data.dataset import Dataset, Split
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, os_errors
 from jaxcnn.progress import say
 
 __all__ = ["NAMES", "Dataset", "Split", "load", "prepare"]
 
 NAMES = ("cifar10", "digits")
+TODO = "look after its rights and its disk, or name another place"
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -31,9 +30,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
         return load_digits()
     if name != "cifar10":
         raise UserError(f"no data set {name!r}", "--dataset", f"there are {' and '.join(NAMES)}")
-    with _told():
-        found = _find_in(default_dir()) if data_dir is None else find(data_dir)
-        source = found or prepare(None, default_dir())
+    with os_errors("{}", TODO):
+        source = (_find_in(default_dir()) or prepare(None)) if data_dir is None else find(data_dir)
         return storage.cached(source, lambda: _read(source, storage.user_cache(), allow_modified=False))
 
 
@@ -48,8 +46,8 @@ def prepare(
     source: what `load` takes, or None to download (from `mirror` or `$JAXCNN_CIFAR10_MIRROR` first).
     allow_modified: take an archive whose checksum is not the official one.  UserError as for `load`.
     """
-    with _told():
-        found = None if source is None else find(source)
+    with os_errors("{}", TODO):
+        found = download.default_addresses(mirror) if source is None else find(source)
         folder = default_dir() if data_dir is None else Path(data_dir).expanduser()
         version = folder / "cifar10" / tfds_folder.VERSION
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,20 +57,10 @@ def prepare(
                 return version
             # 150 MB of shards, 184 of decoded images, 170 of an archive where it is downloaded
             storage.require_space(folder, megabytes=600)
-            addresses = download.default_addresses(mirror)
-            data = _read(found or addresses, folder / "downloads", allow_modified)
+            data = _read(found, folder / "downloads", allow_modified)
             tfds_folder.write(data, version)
-            storage.save(storage.beside(version), storage.fingerprint(version), data)
+            storage.cached(version, lambda: data)
     return version
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        todo = "look after its rights and its disk, or name another place"
-        raise UserError(error.strerror or repr(error), error.filename or "data", todo) from error
 
 
 def default_dir() -> Path:
@@ -89,10 +77,9 @@ def find(source: str | os.PathLike[str]) -> Path | str:
     path = Path(local).expanduser().resolve()
     if not path.exists():
         raise UserError("no such file or folder", path, download.WAYS_ON)
-    found = path if path.is_file() else _find_in(path)
-    if found is None:
-        raise UserError("no CIFAR-10 in this folder", path, download.WAYS_ON)
-    return found
+    if found := path if path.is_file() else _find_in(path):
+        return found
+    raise UserError("no CIFAR-10 in this folder", path, download.WAYS_ON)
 
 
 def _find_in(folder: Path) -> Path | None:

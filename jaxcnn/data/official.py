@@ -62,9 +62,9 @@ def read_archive(path: Path, allow_modified: bool = False) -> Dataset:
                 data = _assemble(_members(archive), path)
             while file.read(1 << 20):  # only the end of the stream has its checksum
                 pass
+            return data
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, OverflowError) as error:
         raise UserError(f"truncated or damaged archive ({error})", path, AGAIN) from error
-    return data
 
 
 def check(path: Path, allow_modified: bool = False) -> None:

@@ -4,9 +4,8 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,21 +17,16 @@ from jaxcnn.progress import say
 FORMAT = 1  # to be raised with any change of what is kept
 
 
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold a lock file; whoever comes second is told and waits. The system frees it when its holder dies."""
+def lock(path: Path) -> contextlib.AbstractContextManager[object]:
+    """A lock file, held; whoever comes second is told and waits. The system frees it when its holder dies."""
     from filelock import FileLock, Timeout
 
     holder = FileLock(path)
     try:
-        holder.acquire(timeout=0)
+        return holder.acquire(timeout=0)
     except Timeout:
         say(f"another process is at work in {path.parent}: waiting for it")
-        holder.acquire()
-    try:
-        yield
-    finally:
-        holder.release()
+        return holder.acquire()
 
 
 def require_space(folder: Path, megabytes: int) -> None:
@@ -49,26 +43,31 @@ def user_cache() -> Path:
     return platformdirs.user_cache_path("jaxcnn", appauthor=False)
 
 
-def fingerprint(path: Path | str) -> str:
-    """Names, sizes and times of a data set's files, or its address: another one means that decoded images are stale."""
-    if isinstance(path, str):
-        return f"{FORMAT} {path}"
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-    return f"{FORMAT} {[(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]}"
-
-
 def cached(source: Path | str, build: Callable[[], Dataset]) -> Dataset:
     """The data set that `build` makes of `source`, from the arrays of an earlier call where `source` is as it was.
 
-    They lie beside a file or folder, else (an address, a folder that cannot be written) in the user's cache folder.
+    They lie beside a file or folder, else (an address, a folder that cannot be written) in the user's cache folder,
+    under a mark: the address, or the files' names, sizes and times.
     """
-    key, mark = hashlib.sha256(str(source).encode()).hexdigest()[:16], fingerprint(source)
-    places = ([beside(source)] if isinstance(source, Path) else []) + [user_cache() / f"cifar10-{key}.npz"]
+    mark = f"{FORMAT} {source}"
+    places = [user_cache() / f"cifar10-{hashlib.sha256(str(source).encode()).hexdigest()[:16]}.npz"]
+    if isinstance(source, Path):
+        files = [source] if source.is_file() else sorted(file for file in source.iterdir() if file.is_file())
+        mark = f"{FORMAT} {[(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]}"
+        places.insert(0, beside(source))
     for place in places:
         if data := _read(place, mark):
             return data
-    for place in filter(_writable, places):
-        with lock(place.with_suffix(".lock")):
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            require_space(place.parent, megabytes=200)
+            tempfile.TemporaryFile(dir=place.parent).close()  # where a lock file is left, it tells nothing
+            held = lock(place.with_suffix(".lock"))
+        except (OSError, UserError) as error:
+            say(f"decoded images are not kept there: {error}")
+            continue
+        with held:
             if data := _read(place, mark):  # whoever held the lock has done the work
                 return data
             data = build()
@@ -84,8 +83,7 @@ def beside(source: Path) -> Path:
 
 def save(place: Path, mark: str, data: Dataset) -> None:
     """Write arrays and mark in one step; a full disk is told and otherwise does not matter."""
-    arrays: dict[str, Any] = {f"{split.name}_images": split.images for split in (data.train, data.test)}
-    arrays |= {f"{split.name}_labels": split.labels for split in (data.train, data.test)}
+    arrays = {f"{s.name}_{part}": getattr(s, part) for s in (data.train, data.test) for part in ("images", "labels")}
     part = place.with_suffix(".part")
     try:
         with part.open("wb") as file:
@@ -94,17 +92,6 @@ def save(place: Path, mark: str, data: Dataset) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         say(f"decoded images cannot be kept ({error.strerror or error}): {place}")
-
-
-def _writable(place: Path) -> bool:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place.parent):
-            require_space(place.parent, megabytes=200)
-        return True
-    except (OSError, UserError) as error:
-        say(f"decoded images are not kept there: {error}")
-        return False
 
 
 def _read(place: Path, mark: str) -> Dataset | None:

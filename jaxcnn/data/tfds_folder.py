@@ -18,7 +18,6 @@ from jaxcnn.errors import UserError
 from jaxcnn.progress import progress
 
 VERSION = "3.0.2"
-REMOVE = "remove that folder and run scripts/prepare_data.py"
 CHUNK = 4096  # records
 
 
@@ -51,7 +50,8 @@ def read(folder: Path) -> Dataset:
     except UserError:
         raise
     except Exception as error:  # tensorflow-datasets, protobuf, Pillow: damaged bytes can raise anything
-        raise UserError(f"damaged tensorflow-datasets copy ({error!r:.120})", where, REMOVE) from error
+        todo = "remove that folder and run scripts/prepare_data.py"
+        raise UserError(f"damaged tensorflow-datasets copy ({error!r:.120})", where, todo) from error
     return data
 
 

@@ -148,7 +148,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home/.cache"))
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    monkeypatch.delenv(download.MIRROR_VARIABLE, raising=False)
+    monkeypatch.delenv("JAXCNN_CIFAR10_MIRROR", raising=False)
     monkeypatch.setattr(download, "HOSTS", ("http://127.0.0.1:9/", "http://127.0.0.1:9/mirror/"))
     for name, seconds in {"CONNECT": 1, "STALL": 1, "PROBE": 3, "PATIENCE": 0.3}.items():
         monkeypatch.setattr(download, name, seconds)
