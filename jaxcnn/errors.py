@@ -16,6 +16,8 @@ def os_errors(what: str, todo: str, where: object = None) -> Iterator[None]:
     """A UserError in place of an OSError, whose reason takes the place of {} in `what`, and whose file that of None."""
     try:
         yield
+    except BrokenPipeError:  # not the file's: whoever read what is printed has seen enough
+        raise
     except OSError as error:
         reason = error.strerror or str(error) or repr(error)
         raise UserError(what.format(reason), where or error.filename or "data", todo) from error

@@ -171,7 +171,7 @@ def _typical(subject: Subject, found: list[list[Check]]) -> Iterator[Check]:
         own = median(check.pytorch or 0.0 for check in checks)
         bound = max(FACTOR * own, FLOOR)
         beyond |= [check.error > bound for check in checks]
-        middle = sorted(checks, key=lambda check: check.error)[len(checks) // 2]
+        middle = sorted(checks, key=lambda check: check.error)[(len(checks) - 1) // 2]
         yield replace(middle, bound=bound, pytorch=own)
     yield subject.check("trajectory/left_out", beyond.mean(), LEFT_OUT)
 

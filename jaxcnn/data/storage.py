@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -88,6 +89,7 @@ def save(place: Path, mark: str, data: Dataset) -> None:
     try:
         with part.open("wb") as file:
             np.savez(file, mark=np.array(mark), **arrays)
+            os.fsync(file.fileno())
         part.replace(place)
     except OSError as error:
         part.unlink(missing_ok=True)
