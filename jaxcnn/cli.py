@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from jaxcnn.config import DEFAULTS
 from jaxcnn.errors import UserError
 
 
@@ -36,7 +37,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """`--dataset` and `--data-dir`, of the commands that look at images with given weights."""
     default = "cifar10 or digits (default: what the weights were trained on, else cifar10)"
-    parser.add_argument("--dataset", choices=["cifar10", "digits"], help=default)
+    parser.add_argument("--dataset", choices=DEFAULTS, help=default)
     add_data_dir(parser)
 
 

@@ -49,13 +49,14 @@ def read_config(path: Path) -> Config:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
         raise UserError(f"cannot read a configuration ({problem})", path, "is this a run directory?") from None
-    known = {field.name: field.type for field in dataclasses.fields(Config)}
+    known: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Config)}
     if not isinstance(fields, dict) or fields.keys() != known.keys():
         odd = sorted(fields.keys() ^ known.keys()) if isinstance(fields, dict) else type(fields).__name__
         raise UserError(f"not a configuration of this version (fields missing or unknown: {odd})", path, "train anew")
     for name, kind in known.items():
-        if not _is_a(fields[name], kind):
-            raise UserError(f"{name} is {fields[name]!r:.60}, not {kind}", path, "mend it or train anew")
+        if not _is_a(fields[name], kind) or (kind is int and name != "seed" and fields[name] == 0):
+            wanted = " or ".join(getattr(choice, "__name__", choice) for choice in get_args(kind) or [kind])
+            raise UserError(f"{name} is {fields[name]!r:.60}, not {wanted}", path, "mend it or train anew")
     return Config(**fields)
 
 

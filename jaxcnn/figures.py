@@ -20,7 +20,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LinearLocator
 
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, os_errors
 from jaxcnn.files import written_whole
 
 TRAIN, TEST = "#4477aa", "#cc6677"  # Paul Tol's bright pair: told apart in grey and by colour-blind eyes
@@ -31,9 +31,16 @@ FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {
 STYLE: Any = {"svg.hashsalt": "jaxcnn", "image.composite_image": False}  # a PDF's images as one have grey edges
 
 
+def check_format(path: Path) -> str:
+    """The format that the suffix names; UserError where it is none of FORMATS."""
+    if path.suffix[1:] not in FORMATS:
+        raise UserError(f"the suffix is {path.suffix!r}", path, "end it in .png, .svg or .pdf")
+    return path.suffix[1:]
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of its suffix, without the time in it: equal figures are equal files."""
-    kind = path.suffix[1:]
+    kind = check_format(path)
     with written_whole(path) as temporary, mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a picture's name may be in a script that the font lacks
         figure.savefig(temporary, format=kind, dpi=200, metadata=FORMATS[kind])
@@ -41,12 +48,10 @@ def save(figure: Figure, path: Path) -> None:
 
 def folder(path: Path) -> Path:
     """The folder itself, made where it is not there; UserError where nothing can be written into it."""
-    try:
+    with os_errors("cannot write into this folder ({})", "choose another", path):
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return path
-    except OSError as problem:
-        raise UserError(f"cannot write into this folder ({problem.strerror})", path, "choose another") from None
+        tempfile.TemporaryFile(dir=path).close()
+    return path
 
 
 @dataclass(frozen=True)

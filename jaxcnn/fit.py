@@ -155,8 +155,11 @@ def fit(
         start = time.monotonic()
         state = trainer.steps(state, 0)
         say(f"compiled in {time.monotonic() - start:.1f} s")
+        ended = int(state.step) % trainer.per_epoch == 0
+        if ended and written:
+            seconds = 0.0  # what the checkpoint says is of the epoch before
         # An end of an epoch without its line: the run ended between the checkpoint and the evaluation.
-        epoch = finished if int(state.step) % trainer.per_epoch == 0 and not written else finished + 1
+        epoch = finished if ended and not written else finished + 1
         for number in range(max(epoch, 1), config.epochs + 1):
             state, seconds = _train_epoch(trainer, run, state, seconds, number, asked, checkpoint_seconds)
             history[number] = _evaluate(trainer, state, seconds, number)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -49,8 +49,8 @@ class Conv(nn.Module):
     """
 
     features: int
-    dtype: Any
-    param_dtype: Any
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w features"]:
@@ -95,7 +95,7 @@ class CNN(nn.Module):
         self,
         x: Float[Array, "n h w 3"] | Float[Array, "n k"],
         dropout_key: Key[Array, ""] | None = None,
-        part: str | None = None,
+        part: Literal["convolutions", "dense"] | None = None,
         rows: UInt32[Array, "n"] | None = None,
     ) -> Float[Array, "n classes"] | Float[Array, "n k"]:
         """Logits of images scaled to 0..1. Dropout is on where its key is given: masks are functions of it alone.
@@ -120,10 +120,10 @@ class CNN(nn.Module):
         return dense("fc4", self.classes, x, **types)
 
 
-@partial(jax.jit, static_argnums=(0, 2))  # one program: op by op it takes four seconds
-def initial_params(model: CNN, key: Key[Array, ""], image_shape: tuple[int, int, int] = (32, 32, 3)) -> Params:
-    """Parameters drawn as PyTorch draws them."""
-    return model.init(key, jnp.zeros((1, *image_shape), model.param_dtype))["params"]
+@partial(jax.jit, static_argnums=0)  # one program: op by op it takes four seconds
+def initial_params(model: CNN, key: Key[Array, ""]) -> Params:
+    """Parameters of `model.param_dtype`, drawn as PyTorch draws them."""
+    return model.init(key, jnp.zeros((1, 32, 32, 3), model.param_dtype))["params"]
 
 
 def parameter_count(params: Params) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import filelock
 
-from jaxcnn import files
+from jaxcnn import files, weights
 from jaxcnn.config import Config, to_json
 from jaxcnn.errors import UserError, os_errors
 
@@ -19,7 +19,7 @@ class RunDirectory:
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"  # a line of JSON an epoch
         self.checkpoints = path / "checkpoints"
-        self.weights = path / "weights.safetensors"  # the parameters after the last whole epoch
+        self.weights = path / weights.FILE  # the parameters after the last whole epoch
         self.curves = path / "curves.png"
 
     def check_free(self) -> None:
@@ -27,7 +27,8 @@ class RunDirectory:
         with os_errors("cannot be used ({})", "choose another --out", self.path):
             if self.config.exists():
                 raise UserError("there is a run already", self.path, "go on with --resume, or choose another --out")
-            if self.path.exists() and any(p.name not in (".lock", "checkpoints") for p in self.path.iterdir()):
+            strange = [p for p in self.path.glob("*") if p.name not in (".lock", "checkpoints")]
+            if strange or any(self.checkpoints.glob("*")):
                 raise UserError("this directory is not empty and not a run", self.path, "choose another --out")
 
     def create(self, config: Config) -> None:
@@ -43,10 +44,11 @@ class RunDirectory:
         with os_errors("cannot write here ({})", "choose another --out", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
-                with filelock.FileLock(self.path / ".lock", timeout=0):
-                    for left in self.path.rglob(".*.tmp"):  # by a process that was killed while it wrote
-                        left.unlink()
-                    yield
+                lock = filelock.FileLock(self.path / ".lock").acquire(timeout=0)
             except filelock.Timeout:
                 todo = "wait for it, or choose another --out"
                 raise UserError("another training is writing here", self.path, todo) from None
+        with lock:
+            for left in self.path.rglob(".*.tmp"):  # by a process that was killed while it wrote
+                left.unlink()
+            yield

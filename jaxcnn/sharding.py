@@ -142,6 +142,8 @@ def joined(coordinator: str | None, processes: int | None, process: int | None) 
         _leave(f"error: {problem}")
     except KeyboardInterrupt:
         _leave("", 130)
+    except BrokenPipeError:  # `| head` has seen enough
+        _leave("", 0)
     except Exception as problem:
         # What Gloo and NCCL have to say comes as a JaxRuntimeError or, from some paths of JAX, a ValueError.
         if not isinstance(problem, jax.errors.JaxRuntimeError) and "Gloo" not in str(problem):

@@ -138,9 +138,9 @@ def _dyadic(params: Params, rng: np.random.Generator) -> Params:
     So a tie is a tie in both frameworks: convolutions that are 0, windows with several positive maxima (on a flat image
     all of them, which rounding would break at random), and every fourth unit of `fc3`.
     """
-    steps = {"conv1": 4, "conv2": 8, "fc3": 64, "fc4": 16}
+    steps = {"conv1": 4, "conv2": 8, "fc3": 64}
     tied = {
-        name: {kind: (rng.integers(-1, 2, leaf.shape) / steps[name]).astype(np.float32) for kind, leaf in layer.items()}
+        name: {k: (rng.integers(-1, 2, p.shape) / steps.get(name, 16)).astype(np.float32) for k, p in layer.items()}
         for name, layer in params.items()
     }
     tied["fc3"]["kernel"][:, ::4] = tied["fc3"]["bias"][::4] = 0

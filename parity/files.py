@@ -47,11 +47,12 @@ def load_weights(path: str | Path, dtype: str | None = "float32", say: Say = pro
     return Weights(params, *flax_weights.known_of(metadata))
 
 
-def save_weights(path: Path, weights: Weights, naming: Naming | None = None, say: Say = progress.say) -> None:
+def save_weights(path: str | Path, weights: Weights, naming: Naming | None = None, say: Say = progress.say) -> None:
     """Write weights, the form chosen by the suffix: whole or not at all, read back and compared before they count.
 
     naming: `torch` in a `.pth`, always; `flax` in a `.safetensors` unless told otherwise.
     """
+    path = Path(path)
     if path.suffix == ".safetensors":
         if naming == "torch":
             files.save_arrays(path, as_state_dict(weights.params), flax_weights.metadata_of(weights, naming))

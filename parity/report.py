@@ -67,7 +67,8 @@ def failures(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]
         yield f"failed: {len(failed)} of {len(checks)} comparisons"
     for fault in faults:
         if not fault["passed"]:
-            yield f"control failed: {fault['name']}: expected {fault['expected']}, caught by {fault['caught_by']}"
+            expected, caught_by = (fault[key] or "nothing" for key in ("expected", "caught_by"))
+            yield f"control failed: {fault['name']}: expected {expected}, caught by {caught_by}"
 
 
 def figure(checks: Sequence[Check], drift: dict[str, list[dict[str, float]]]) -> Figure:
@@ -113,7 +114,7 @@ def _drift(axes: Axes, drift: dict[str, list[dict[str, float]]]) -> None:
     """The largest error of all parameters and momentum buffers against the step of training."""
     series = (
         ("float64", "error", JAX, "o-", "float64: JAX against PyTorch, from step 0 on"),
-        ("float32", "error", JAX, "s:", "float32: JAX against float64, over the last 10 steps"),
+        ("float32", "error", JAX, "s:", "float32: JAX against float64, over 4 steps, of every other 4"),
         ("float32", "pytorch", PYTORCH, "s:", "float32: PyTorch against float64, likewise"),
     )
     for precision, who, colour, style, label in series:

@@ -1,5 +1,6 @@
 """This against PyTorch, measured in one run: every contender a process of its own, all of them in turn."""
 
+import importlib.util
 import json
 import os
 import platform as machine
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxcnn import cli
+from jaxcnn.errors import UserError
 from jaxcnn.progress import Update, progress
 
 if TYPE_CHECKING:
@@ -366,6 +368,8 @@ def main() -> None:
     arguments = parser().parse_args()
     from jaxcnn import figures, files  # here, so that PyTorch's processes have no JAX in their memory
 
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("PyTorch is not installed", "scripts/benchmark.py", "pip install 'jaxcnn[parity]'")
     files.check_folder(arguments.json)
     rounds, sizes = arguments.rounds, arguments.batch_sizes
     points = len(TASKS) * len(sizes) + arguments.scaling * sum(map(len, SCALING.values()))

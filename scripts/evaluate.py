@@ -51,6 +51,8 @@ def draw(directory: Path, dataset: data.Dataset, probabilities: np.ndarray, coun
 def main() -> None:
     """Load, classify, print, write."""
     arguments = parser().parse_args()
+    for path in (arguments.json, arguments.logits):
+        files.check_folder(path)
     platform.start(None)
     loaded = parity.load_weights(arguments.weights)
     dataset = data.load(arguments.dataset or loaded.dataset or "cifar10", arguments.data_dir)

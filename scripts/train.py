@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import sys
 from contextlib import nullcontext
@@ -92,7 +93,7 @@ def train(arguments: dict[str, Any]) -> int:
     out, resume, chosen, count = (arguments.pop(name) for name in ("out", "resume", "platform", "devices"))
     run = RunDirectory(out or Path("runs") / (arguments["dataset"] or "cifar10"))
     given = {name: value for name, value in arguments.items() if value is not None}
-    if "data_dir" in given and "://" not in given["data_dir"]:
+    if "data_dir" in given and not re.match(r"(https?|file):", given["data_dir"]):
         given["data_dir"] = str(Path(given["data_dir"]).expanduser().absolute())
     devices = platform.start(chosen, cpu_devices=count)
     sharding.settle(devices)
@@ -119,6 +120,8 @@ def train(arguments: dict[str, Any]) -> int:
         todo = "the state before it is the newest checkpoint, try a lower --learning-rate"
         print(f"error: {problem}: {run.path}; {todo}", file=sys.stderr)
         return 1
+    if not sharding.is_first():
+        return 0
     print(f"trained {len(history)} epochs: test accuracy {history[-1]['test_accuracy']:.2%}")
     for what, path in {"run": run.path, "curves": run.curves, "weights": run.weights}.items():
         print(f"{what:8} {path}")

@@ -1,4 +1,4 @@
-"""JAX as strict as it goes, on four virtual CPU devices, before any test imports the package."""
+"""JAX as strict as it goes, on eight virtual CPU devices, before any test imports the package."""
 
 import os
 

@@ -136,6 +136,14 @@ def test_ctrl_c_in_one_of_two_of_slurm_s_that_went_on_from_one(peer, dataset, tm
     assert_ends_like_one_process(two[0].run, dataset, tmp_path, epochs=newest_step(two[0].run) // 3 + 2)
 
 
+def test_a_finished_run_ends_well_in_every_process(peers, dataset, tmp_path):
+    run_fit(narrow(epochs=1), dataset, tmp_path / "0/runs/digits")
+    (first, said, _), second = [each.end() for each in peers(2, "--resume")]
+    assert first == 0
+    assert "already trained for 1 epochs" in said
+    assert second == (0, "", "")
+
+
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=LONG)])
 def test_a_killed_process_ends_the_others(peers, dataset, tmp_path, victim):
     two = peers(2, "--epochs", 200, faults={0: "slow", 1: "slow"})

@@ -9,7 +9,7 @@ import pytest
 
 import jaxcnn
 from jaxcnn import checkpoints, fit, train
-from jaxcnn.config import resumed
+from jaxcnn.config import read_config, resumed
 from jaxcnn.errors import UserError
 from jaxcnn.run_directory import RunDirectory
 from jaxcnn.sharding import make_mesh
@@ -100,6 +100,27 @@ def test_more_epochs_go_on_from_the_end(config, dataset, tmp_path):
     assert without_time(history) == without_time(whole)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [("batch_size", 0, "not int"), ("epochs", True, "not int"), ("precision", "half", "not float32 or bfloat16")],
+)
+def test_a_configuration_that_nobody_can_train_by_is_refused(config, tmp_path, field, value, words):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**dataclasses.asdict(config), field: value}))
+    with pytest.raises(UserError, match=f"{field} is {value!r}, {words}"):
+        read_config(path)
+    path.write_text(json.dumps({**dataclasses.asdict(config), "seed": 0}))
+    assert read_config(path) == config
+
+
+def test_the_seconds_of_an_epoch_are_its_own(config, dataset, tmp_path):
+    """A run that goes on after an epoch's end finds that epoch's seconds in the checkpoint."""
+    run_fit(config, dataset, tmp_path / "run")
+    checkpoints.save(tmp_path / "run/checkpoints", final_state(tmp_path / "run", config), {"seconds": "1e6"})
+    history, _ = run_fit(dataclasses.replace(config, epochs=3), dataset, tmp_path / "run")
+    assert 0 < history[-1]["seconds"] < 1e5
+
+
 def test_a_finished_run_is_left_alone(config, dataset, tmp_path):
     first, _ = run_fit(config, dataset, tmp_path / "run")
     before = RunDirectory(tmp_path / "run").weights.stat().st_mtime_ns
@@ -128,6 +149,16 @@ def test_a_directory_that_is_not_a_run_is_left_alone(config, tmp_path):
     with pytest.raises(UserError, match="not empty"):
         RunDirectory(tmp_path).create(config)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_checkpoints_of_another_run_are_not_gone_on_with(config, dataset, tmp_path):
+    run_fit(config, dataset, tmp_path / "run")
+    (tmp_path / "run/config.json").unlink()
+    for path in (tmp_path / "run").iterdir():
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(UserError, match="not empty"):
+        RunDirectory(tmp_path / "run").create(config)
 
 
 def test_two_trainings_do_not_share_a_directory(tmp_path):

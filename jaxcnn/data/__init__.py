@@ -11,9 +11,8 @@ from jaxcnn.data.dataset import Dataset, Split
 from jaxcnn.errors import UserError, os_errors
 from jaxcnn.progress import say
 
-__all__ = ["NAMES", "Dataset", "Split", "load", "prepare"]
+__all__ = ["Dataset", "Split", "load", "prepare"]
 
-NAMES = ("cifar10", "digits")
 TODO = "look after its rights and its disk, or name another place"
 
 
@@ -29,7 +28,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
 
         return load_digits()
     if name != "cifar10":
-        raise UserError(f"no data set {name!r}", "--dataset", f"there are {' and '.join(NAMES)}")
+        raise UserError(f"no data set {name!r}", "--dataset", "there are cifar10 and digits")
     with os_errors("{}", TODO):
         source = (_find_in(default_dir()) or prepare(None)) if data_dir is None else find(data_dir)
         return storage.cached(source, lambda: _read(source, storage.user_cache(), allow_modified=False))
