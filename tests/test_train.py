@@ -115,6 +115,7 @@ def test_an_epochs_sums_are_those_of_its_images_and_begin_anew_with_the_next(tra
         assert abs(int(states[-1].correct) - sum(correct)) <= 1
         np.testing.assert_allclose(states[-1].loss_sum, sum(losses), rtol=1e-5)
     assert sum(correct) > 4
+    assert_trees_equal(steps(training, 0, state=states[-1]), states[-1])  # it only compiles
     second = steps(training, 1, state=states[-1])
     assert 0 < float(second.loss_sum) < float(states[-1].loss_sum)
     assert int(second.correct) <= 32
