@@ -114,7 +114,7 @@ def _drift(axes: Axes, drift: dict[str, list[dict[str, float]]]) -> None:
     """The largest error of all parameters and momentum buffers against the step of training."""
     series = (
         ("float64", "error", JAX, "o-", "float64: JAX against PyTorch, from step 0 on"),
-        ("float32", "error", JAX, "s:", "float32: JAX against float64, over 4 steps, of every other 4"),
+        ("float32", "error", JAX, "s:", "float32: JAX against float64, over every second four steps"),
         ("float32", "pytorch", PYTORCH, "s:", "float32: PyTorch against float64, likewise"),
     )
     for precision, who, colour, style, label in series:
@@ -122,7 +122,6 @@ def _drift(axes: Axes, drift: dict[str, list[dict[str, float]]]) -> None:
         steps, values = [point["step"] for point in points], [point[who] for point in points]
         axes.plot(steps, values, style, color=colour, markersize=3, linewidth=1, label=label)
     axes.axhline(TRAJECTORY_BOUND, color=BOUND, linewidth=1, label="bound in float64")
-    axes.text(0.5, 0.97, "peaks: rounding to float32 put a ReLU or a maximum on another side",
-              transform=axes.transAxes, va="top", ha="center", fontsize=8)  # fmt: skip
+    axes.set_title("peaks: rounding to float32 put a ReLU or a maximum on another side", fontsize=8)
     axes.set(xlabel="step of training, dropout on", ylabel="largest error of\nparameters and momentum")
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.2))
