@@ -33,7 +33,7 @@ def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as problem:
-        reason = re.split(r"[\n:]", str(problem))[0]
+        reason = re.split(r"[\n:]", str(problem) or "none found")[0]
         asked = platform or os.environ.get("JAX_PLATFORMS", "?")
         where = f"--platform {asked}" if platform else "JAX_PLATFORMS"
         todo = INSTALL.get(asked, "unset JAX_PLATFORMS")
