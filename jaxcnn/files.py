@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from jaxcnn.errors import UserError, os_errors
 
-Arrays = dict[str, np.ndarray]
+NamedArrays = dict[str, np.ndarray]
 
 
 @contextmanager
@@ -85,8 +85,8 @@ def save_arrays(path: Path, arrays: Mapping[str, ArrayLike], metadata: Mapping[s
             raise UserError("what was written reads back otherwise", path, "check the disk, then try again")
 
 
-def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """Arrays and metadata of a safetensors file; UserError where it is damaged or not as its checksum says."""
+def read_arrays(path: Path) -> tuple[NamedArrays, dict[str, str]]:
+    """NamedArrays and metadata of a safetensors file; UserError where it is damaged or not as its checksum says."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})

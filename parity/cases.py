@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 
 from jaxcnn import train
 from jaxcnn.data import Dataset, Split
-from jaxcnn.files import Arrays
+from jaxcnn.files import NamedArrays
 from jaxcnn.model import CNN, Params, model_for
 from parity import torch_model
 from parity.compare import Check, judge
@@ -25,7 +25,7 @@ HUGE, TINY = np.float32(2.0**40), np.float32(2.0**-80)  # 1e12, 8e-25: products 
 
 
 @dataclass(frozen=True)
-class Subject:
+class Trial:
     """A network to compare in both frameworks, and how much is computed.
 
     precision: `float32` or `float64`, of JAX's side.  params: float32, to start from.
@@ -64,7 +64,7 @@ class Subject:
         return Check(f"{self.precision}/{name}", float(error), bound)
 
     def judge(
-        self, link: str, ours: Arrays, others: Sequence[Arrays], suffix: str = "", **options: Any
+        self, link: str, ours: NamedArrays, others: Sequence[NamedArrays], suffix: str = "", **options: Any
     ) -> Iterator[Check]:
         """`compare.judge` of each of JAX's arrays, by name, against PyTorch's in `dtypes`."""
         for name in others[0]:

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Array
 
 from jaxcnn import model, train
-from jaxcnn.files import Arrays
+from jaxcnn.files import NamedArrays
 from jaxcnn.model import CNN, Params
-from parity.cases import Case, Subject, cases
+from parity.cases import Case, Trial, cases
 from parity.compare import LEFT_OUT, Check
 from parity.torch_model import SharedDropout, activations, channels_last, mean_loss, pixels, twin
 from parity.training import Drift, steps, trajectory
@@ -28,54 +28,54 @@ SIGMAS = 5.0  # of the number of kept elements
 
 
 class Pass(NamedTuple):
-    """Arrays by name, in order of execution: images channels last, parameters as in a `state_dict`.
+    """NamedArrays by name, in order of execution: images channels last, parameters as in a `state_dict`.
 
     activations: `input`, `conv1`, ..., `fc4`.  outputs: `logits` and `loss`.
     gradients: from `fc4.bias` back to `conv1.weight`, then `input`.
     """
 
-    activations: Arrays
-    outputs: Arrays
-    gradients: Arrays
+    activations: NamedArrays
+    outputs: NamedArrays
+    gradients: NamedArrays
 
 
-def checks(subject: Subject, drift: Drift) -> Iterator[Check]:
+def checks(trial: Trial, drift: Drift) -> Iterator[Check]:
     """All comparisons, computed as they are asked for; `drift` is filled by the trajectory."""
-    for case in cases(subject.params, subject.data.train, subject.images):
-        if case.name not in subject.cases:
+    for case in cases(trial.params, trial.data.train, trial.images):
+        if case.name not in trial.cases:
             continue
-        ours, truth, *own = passes = _passes(subject, case)
-        yield from _compared(subject, "activations", case, passes)
-        yield from _mask_rates(subject, case, truth.activations)
-        yield from _compared(subject, "outputs", case, passes)
+        ours, truth, *own = passes = _passes(trial, case)
+        yield from _compared(trial, "activations", case, passes)
+        yield from _mask_rates(trial, case, truth.activations)
+        yield from _compared(trial, "outputs", case, passes)
         # An image's gradient is another function's where rounding put a ReLU or a maximum on another side.
         other = np.any([otherwise(one.activations, truth.activations) > 0 for one in (ours, *own)], axis=0)
         same = case._replace(real=case.real & ~other)
-        yield subject.check(f"gradients/left_out@{case.name}", 1 - same.real.sum() / case.real.sum(), LEFT_OUT)
+        yield trial.check(f"gradients/left_out@{case.name}", 1 - same.real.sum() / case.real.sum(), LEFT_OUT)
         if same.real.any() and (same.real != case.real).any():
-            passes = _passes(subject, same)
-        yield from _compared(subject, "gradients", case, passes)
+            passes = _passes(trial, same)
+        yield from _compared(trial, "gradients", case, passes)
         if case.key is not None:
-            yield from steps(subject, same)
-    yield from trajectory(subject, drift)
+            yield from steps(trial, same)
+    yield from trajectory(trial, drift)
 
 
-def _compared(subject: Subject, link: str, case: Case, passes: list[Pass]) -> Iterator[Check]:
+def _compared(trial: Trial, link: str, case: Case, passes: list[Pass]) -> Iterator[Check]:
     ours, *others = (getattr(one, link) for one in passes)
-    return subject.judge(link, ours, others, f"@{case.name}")
+    return trial.judge(link, ours, others, f"@{case.name}")
 
 
-def _passes(subject: Subject, case: Case) -> list[Pass]:
-    return [jax_pass(subject, case), *(torch_pass(case, dtype) for dtype in subject.dtypes)]
+def _passes(trial: Trial, case: Case) -> list[Pass]:
+    return [jax_pass(trial, case), *(torch_pass(case, dtype) for dtype in trial.dtypes)]
 
 
-def _mask_rates(subject: Subject, case: Case, found: Arrays) -> Iterator[Check]:
+def _mask_rates(trial: Trial, case: Case, found: NamedArrays) -> Iterator[Check]:
     """That the masks, which both sides share, keep as many elements as they should."""
     for name, layer in twin(case.params, torch.float32).named_children():
         if isinstance(layer, SharedDropout) and case.key is not None:
             mask = layer.mask(case.key, found[name].shape)
             bound = SIGMAS * math.sqrt(layer.p * (1 - layer.p) / mask.size)
-            yield subject.check(f"activations/{name}.mask@{case.name}", abs(mask.mean() - (1 - layer.p)), bound)
+            yield trial.check(f"activations/{name}.mask@{case.name}", abs(mask.mean() - (1 - layer.p)), bound)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -88,12 +88,12 @@ def _loss(network: CNN, params: Params, x: Array, labels: Array, real: Array, ke
     return mean, (logits, {name: outputs["__call__"][0] for name, outputs in found["intermediates"].items()})
 
 
-def jax_pass(subject: Subject, case: Case) -> Pass:
+def jax_pass(trial: Trial, case: Case) -> Pass:
     """A case forward and backward in JAX."""
     images = jnp.asarray(case.images)
-    x = model.scale_pixels(images, subject.precision) if images.dtype == np.uint8 else images.astype(subject.precision)
+    x = model.scale_pixels(images, trial.precision) if images.dtype == np.uint8 else images.astype(trial.precision)
     (loss, (logits, found)), (gradients, dx) = _loss(
-        subject.network, subject.cast(case.params), x, jnp.asarray(case.labels), jnp.asarray(case.real), case.key
+        trial.network, trial.cast(case.params), x, jnp.asarray(case.labels), jnp.asarray(case.real), case.key
     )
     outputs, backward = {"logits": logits, "loss": loss}, {**as_state_dict(gradients), "input": dx}
     return Pass(*jax.tree.map(np.asarray, ({"input": x, **found}, outputs, backward)))
@@ -113,7 +113,7 @@ def torch_pass(case: Case, dtype: torch.dtype) -> Pass:
     )
 
 
-def decisions(found: Arrays) -> Arrays:
+def decisions(found: NamedArrays) -> NamedArrays:
     """What the derivative hangs on: the side of each ReLU, and which element of each window is its maximum."""
     maps = found["act2"]
     n, h, w, c = maps.shape
@@ -121,7 +121,7 @@ def decisions(found: Arrays) -> Arrays:
     return {"pool2": windows.argmax(axis=3), **{name: found[name] > 0 for name in ("conv1", "conv2", "fc3")}}
 
 
-def otherwise(found: Arrays, truth: Arrays) -> np.ndarray:
+def otherwise(found: NamedArrays, truth: NamedArrays) -> np.ndarray:
     """In how many places each image's decisions differ from the truth's. [n]."""
     ours, theirs = decisions(found), decisions(truth)
     return sum((ours[name] != theirs[name]).reshape(len(ours[name]), -1).sum(axis=1) for name in ours)

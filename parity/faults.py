@@ -19,7 +19,7 @@ from jaxcnn import layers, model, train
 from jaxcnn.data import Dataset
 from jaxcnn.model import CNN
 from parity import chain, training, weights
-from parity.cases import Subject, random_params
+from parity.cases import Trial, random_params
 from parity.weights import DENSE, LAYERS
 
 WIDTHS = (4, 10, 10)  # a square fc4, so that its kernel can be transposed unnoticed by its shape
@@ -39,10 +39,10 @@ class Fault:
     wrong: Callable[[Any], Any]
 
 
-def narrow(data: Dataset) -> Subject:
+def narrow(data: Dataset) -> Trial:
     """What the mistakes are made on: a narrow network, in float64."""
     size: dict[str, Any] = {"images": 4, "subset": 22, "steps": 4, "stretch": 2, "evaluated": 40}
-    return Subject("float64", random_params(CNN(*WIDTHS)), data, **size, cases=("random", "training", "ties"))
+    return Trial("float64", random_params(CNN(*WIDTHS)), data, **size, cases=("random", "training", "ties"))
 
 
 def injected(fault: Fault) -> AbstractContextManager[Any]:
@@ -50,22 +50,22 @@ def injected(fault: Fault) -> AbstractContextManager[Any]:
     return mock.patch.object(*fault.place, fault.wrong(getattr(*fault.place)))
 
 
-def catch(fault: Fault, subject: Subject) -> str | None:
+def catch(fault: Fault, trial: Trial) -> str | None:
     """The name of the first check that fails with a fault, None where none does.
 
     Nothing is jitted: what was compiled without the mistake would be used with it.
     """
     with injected(fault), jax.disable_jit():
-        checks = itertools.chain(chain.checks(subject, []), training.initial(subject))
+        checks = itertools.chain(chain.checks(trial, []), training.initial(trial))
         return next((check.name for check in checks if not check.passed), None)
 
 
-def run(subject: Subject) -> list[dict[str, Any]]:
+def run(trial: Trial) -> list[dict[str, Any]]:
     """Every control: what caught it, and whether that is what should have."""
     found = []
     for fault in (NONE, *FAULTS):
-        caught = catch(fault, subject)
-        expected = fault.caught_by and f"{subject.precision}/{fault.caught_by}"
+        caught = catch(fault, trial)
+        expected = fault.caught_by and f"{trial.precision}/{fault.caught_by}"
         found.append({"name": fault.name, "caught_by": caught, "expected": expected, "passed": caught == expected})
     return found
 

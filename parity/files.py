@@ -69,7 +69,7 @@ def save_weights(path: str | Path, weights: Weights, naming: Naming | None = Non
 
 
 def _params(arrays: Mapping[str, np.ndarray], where: Path) -> Params:
-    """Arrays in either naming as parameters, once they are checked against the network that their widths tell."""
+    """NamedArrays in either naming as parameters, once they are checked against the network that their widths tell."""
     if any(name.endswith("kernel") for name in arrays):
         return flax_weights.checked_params(arrays, where)
     channels = flax_weights.shape_of(arrays, "conv1.weight", 4, where)[0]
@@ -79,7 +79,7 @@ def _params(arrays: Mapping[str, np.ndarray], where: Path) -> Params:
     return as_params(arrays)
 
 
-def _without_prefixes(arrays: files.Arrays, where: Path, say: Say) -> files.Arrays:
+def _without_prefixes(arrays: files.NamedArrays, where: Path, say: Say) -> files.NamedArrays:
     """Entries without the prefixes that `DataParallel`, `torch.compile`, Lightning and Flax's `{"params": ...}` add."""
     removed, bare = dict[str, None](), {}
     flax = any(name.endswith("kernel") for name in arrays)
@@ -96,7 +96,7 @@ def _without_prefixes(arrays: files.Arrays, where: Path, say: Say) -> files.Arra
     return bare
 
 
-def _read_torch(path: Path, say: Say) -> files.Arrays:
+def _read_torch(path: Path, say: Say) -> files.NamedArrays:
     """The arrays of the `state_dict` in a PyTorch file, in its order.
 
     It is a pickle, which can run any code: it is read with `weights_only=True`, always, and what would run is refused.
@@ -146,7 +146,7 @@ def _innermost(content: Any, where: Path, say: Say) -> Mapping[str, Any]:
     return content
 
 
-def _write_torch(path: Path, arrays: files.Arrays) -> None:
+def _write_torch(path: Path, arrays: files.NamedArrays) -> None:
     """Write a `state_dict`."""
     torch, tensors = _torch(path), {}
     for name, array in arrays.items():

@@ -46,8 +46,8 @@ def part(name: str, params: Params | None, source: tuple[str, str | None], steps
         return {"problem": str(problem)}
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     if name == "faults":
-        subject = faults.narrow(data.load("digits"))
-        return {**found, "checks": list(training.initial(subject)), "faults": faults.run(subject)}
+        trial = faults.narrow(data.load("digits"))
+        return {**found, "checks": list(training.initial(trial)), "faults": faults.run(trial)}
     params = cases.random_params(CNN()) if params is None else params
-    subject = cases.Subject(name, params, data.load(*source), steps=steps)
-    return {**found, "checks": list(chain.checks(subject, found["drift"]))}
+    trial = cases.Trial(name, params, data.load(*source), steps=steps)
+    return {**found, "checks": list(chain.checks(trial, found["drift"]))}

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from jaxcnn.files import Arrays, flat_names
+from jaxcnn.files import NamedArrays, flat_names
 from jaxcnn.model import Params
 
 Naming = Literal["torch", "flax"]
@@ -44,8 +44,8 @@ LAYERS: dict[str, tuple[Entry, ...]] = {
 }
 
 
-def carry(arrays: Mapping[str, np.ndarray], source: Naming, target: Naming) -> Arrays:
-    """Arrays in one naming to those in another, bit for bit, contiguous and in PyTorch's order.
+def carry(arrays: Mapping[str, np.ndarray], source: Naming, target: Naming) -> NamedArrays:
+    """NamedArrays in one naming to those in another, bit for bit, contiguous and in PyTorch's order.
 
     KeyError or ValueError where `arrays` are not those of the table.
     """
@@ -76,7 +76,7 @@ def _moves(
         yield old, layer + SEPARATOR[target] + new_kind, tuple(extents[letter] for letter in letters), order, shape
 
 
-def as_state_dict(params: Params) -> Arrays:
+def as_state_dict(params: Params) -> NamedArrays:
     """Flax parameters, or anything of their structure, in PyTorch's names and layout, copied."""
     return carry({name: np.array(leaf) for name, leaf in flat_names(params).items()}, "flax", "torch")
 

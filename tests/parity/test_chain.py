@@ -14,7 +14,7 @@ import parity.__main__ as main
 from jaxcnn import data, layers
 from jaxcnn.model import CNN
 from parity import faults, report, training
-from parity.cases import HUGE, TINY, Subject, cases, random_params
+from parity.cases import HUGE, TINY, Trial, cases, random_params
 from parity.chain import decisions, otherwise, torch_pass
 from parity.compare import Check
 from tests.conftest import ROOT
@@ -97,7 +97,7 @@ def test_a_divergence_or_a_control_that_is_not_caught_is_told_and_exits_1(monkey
 
 
 def test_a_control_that_nothing_catches_does_not_pass(monkeypatch):
-    monkeypatch.setattr(faults, "catch", lambda fault, subject: None)
+    monkeypatch.setattr(faults, "catch", lambda fault, trial: None)
     first, *rest = faults.run(faults.narrow(data.load("digits")))
     assert first["passed"]
     assert not any(one["passed"] for one in rest)
@@ -171,7 +171,7 @@ def test_images_where_a_decision_falls_otherwise_are_found(inputs):
 
 
 def test_stretches_end_with_each_epoch_and_cover_all_steps():
-    found = training.stretches(Subject("float32", None, None))
+    found = training.stretches(Trial("float32", None, None))
     assert found[0] == (0, 4)
     assert found[-1] == (196, 200)
     assert all(end == start for (_, end), (start, _) in itertools.pairwise(found))
@@ -183,12 +183,12 @@ def test_initial_weights_have_pytorchs_distribution_and_nothing_in_common(monkey
 
     That Flax's own initial weights fail it is one of the controls.
     """
-    subject = Subject("float32", random_params(CNN(4, 12)), None)
+    trial = Trial("float32", random_params(CNN(4, 12)), None)
     monkeypatch.setattr(training, "SEEDS", 100)
-    found = list(training.initial(subject))
+    found = list(training.initial(trial))
     assert {check.name.split("/")[2].removesuffix(".initial") for check in found} == TENSORS
     assert all(check.passed for check in found), [str(check) for check in found]
-    draws = [training.initial_params(subject.network, jax.random.key(seed)) for seed in range(40)]
+    draws = [training.initial_params(trial.network, jax.random.key(seed)) for seed in range(40)]
     biases = [np.concatenate([draw[name]["bias"][:4] for name in sorted(draw)]) for draw in draws]
     correlation = np.corrcoef(np.transpose(biases)) - np.eye(16)
     assert np.abs(correlation).max() < 0.65  # 4 standard deviations of 1/sqrt(40)
