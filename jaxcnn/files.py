@@ -86,7 +86,7 @@ def save_arrays(path: Path, arrays: Mapping[str, ArrayLike], metadata: Mapping[s
 
 
 def read_arrays(path: Path) -> tuple[NamedArrays, dict[str, str]]:
-    """NamedArrays and metadata of a safetensors file; UserError where it is damaged or not as its checksum says."""
+    """Arrays and metadata of a safetensors file; UserError where it is damaged or not as its checksum says."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})

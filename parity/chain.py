@@ -28,7 +28,7 @@ SIGMAS = 5.0  # of the number of kept elements
 
 
 class Pass(NamedTuple):
-    """NamedArrays by name, in order of execution: images channels last, parameters as in a `state_dict`.
+    """Arrays by name, in order of execution: images channels last, parameters as in a `state_dict`.
 
     activations: `input`, `conv1`, ..., `fc4`.  outputs: `logits` and `loss`.
     gradients: from `fc4.bias` back to `conv1.weight`, then `input`.

@@ -69,7 +69,7 @@ def save_weights(path: str | Path, weights: Weights, naming: Naming | None = Non
 
 
 def _params(arrays: Mapping[str, np.ndarray], where: Path) -> Params:
-    """NamedArrays in either naming as parameters, once they are checked against the network that their widths tell."""
+    """Arrays in either naming as parameters, once they are checked against the network that their widths tell."""
     if any(name.endswith("kernel") for name in arrays):
         return flax_weights.checked_params(arrays, where)
     channels = flax_weights.shape_of(arrays, "conv1.weight", 4, where)[0]

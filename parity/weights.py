@@ -45,7 +45,7 @@ LAYERS: dict[str, tuple[Entry, ...]] = {
 
 
 def carry(arrays: Mapping[str, np.ndarray], source: Naming, target: Naming) -> NamedArrays:
-    """NamedArrays in one naming to those in another, bit for bit, contiguous and in PyTorch's order.
+    """Arrays in one naming to those in another, bit for bit, contiguous and in PyTorch's order.
 
     KeyError or ValueError where `arrays` are not those of the table.
     """
