@@ -285,14 +285,19 @@ def test_thirty_resumes_in_a_row(tmp_path):
 
 @pytest.mark.soak
 def test_two_thousand_epochs_in_flat_memory_and_without_a_handle_left_open(tmp_path):
-    """The history, a line an epoch, is kept and drawn: that may cost 10 KB an epoch, where a state has 84."""
+    """The history, a line an epoch, is kept and drawn: that may cost 10 KB an epoch, where a state has 84.
+
+    Medians of 200 epochs, since what threads hold when one ends differs by some MB.
+    """
     status, out, err = finish(tmp_path / "run", 2000, "watch")
     assert status == 0, err
     seen = [(int(kb), int(handles)) for kb, handles in re.findall(r"^watch \d+ (\d+) (\d+)$", out, re.M)]
-    print(seen[199::200])
     assert len(seen) == 2000
-    assert seen[199][1] == seen[-1][1]
-    assert seen[-1][0] - seen[199][0] < 10 * 1800
+    memory, handles = np.transpose(seen)
+    medians = np.median(memory[200:].reshape(9, 200), axis=1)  # compilation is past, and caches are filled
+    print(medians, set(handles[200:]))
+    assert len(set(handles[200:])) == 1
+    assert medians[-1] - medians[0] < 10 * 1600
 
 
 @given(text=st.text() | st.recursive(

@@ -47,11 +47,14 @@ def inject(fault: str, run: Path) -> None:
 
 
 def watch(line: str) -> None:
-    """Resident memory, once what is free has gone back to the system: glibc keeps 140 MB of it, and more with time."""
+    """Memory of our own (files' pages come and go), once what is free of it has gone back to the system.
+
+    glibc keeps 140 MB that are free, and more with time.
+    """
     ctypes.CDLL(None).malloc_trim(0)
     if epoch := re.match(r"epoch +(\d+)/", line):
-        pages, handles = int(Path("/proc/self/statm").read_text().split()[1]), list(Path("/proc/self/fd").iterdir())
-        print("watch", epoch[1], pages * resource.getpagesize() // 1024, len(handles))
+        kb = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        print("watch", epoch[1], kb[1], len(list(Path("/proc/self/fd").iterdir())))
 
 
 def main() -> int:
