@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import io
 import math
 import re
 import sys
@@ -80,6 +81,8 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's main and exit: 0 or what it returned, 2 with one line for a UserError, 130 after Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # in a pipe or a log, too, a line is there when it is said
     try:
         status = main()
         sys.stdout.flush()

@@ -102,7 +102,7 @@ def train(arguments: dict[str, Any]) -> int:
     mesh = sharding.make_mesh(devices, count, config.batch_size)
     print(platform.describe(list(mesh.devices.flat), config.precision))
     dataset = data.load(config.dataset, config.data_dir)
-    print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images", flush=True)
+    print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images")
     if params is not None:
         weights.check_classes(params, dataset.class_names, config.init)
     try:

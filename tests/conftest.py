@@ -2,6 +2,7 @@
 
 import os
 
+os.environ.pop("PYTHONUNBUFFERED", None)  # a user has it not, and it would hide what comes late
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
