@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxcnn.config import Config
     from jaxcnn.errors import UserError
-    from jaxcnn.model import CNN
+    from jaxcnn.networks.tutorial import CNN
     from jaxcnn.weights import Weights, load
 
 __all__ = ["CNN", "Config", "UserError", "Weights", "load"]
 
-_HOMES = {"CNN": "model", "Config": "config", "UserError": "errors", "Weights": "weights", "load": "weights"}
+_HOMES = {
+    "CNN": "networks.tutorial",
+    "Config": "config",
+    "UserError": "errors",
+    "Weights": "weights",
+    "load": "weights",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is asked for: JAX and Flax take a second, which `--help` need not wait for."""
+    """Import a public name when it is asked for: JAX and Flax take a second, which `--help` need not wait for."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"jaxcnn.{_HOMES[name]}"), name)

@@ -1,8 +1,8 @@
-"""Everything that determines a training run, in one frozen value that `config.json` holds."""
+"""What determines a training run, as one frozen value that `config.json` holds."""
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -13,6 +13,9 @@ from jaxcnn.errors import UserError
 class Config:
     """A training run. The defaults are the tutorial's.
 
+    A field that came later says since when; an older run, which lacks it, has its default.
+
+    recipe: which network, and how it is trained.
     dataset, data_dir: what is trained on, and where it lies (None: tensorflow-datasets' own folder).
     epochs, batch_size, learning_rate, momentum: of stochastic gradient descent.
     seed: of the initial weights, the shuffles and the dropout masks; 0 to 2**32 - 1.
@@ -32,6 +35,7 @@ class Config:
     channels: int = 32
     hidden: int = 512
     init: str | None = None
+    recipe: Literal["tutorial"] = field(default="tutorial", metadata={"since": "0.2"})
 
 
 # The digits are 35 times fewer than CIFAR-10's images: the tutorial's learning rate would want hundreds of epochs.
@@ -39,39 +43,47 @@ DEFAULTS = {"cifar10": Config(), "digits": Config(dataset="digits", epochs=10, l
 
 
 def to_json(config: Config) -> str:
-    """The text of `config.json`."""
+    """Write the text of `config.json`."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
 def read_config(path: Path) -> Config:
-    """The configuration in `path`; UserError naming the first field that is missing, unknown or of the wrong kind."""
+    """Read the configuration of a run of this or any earlier version.
+
+    Raise UserError naming the first field that is unknown or of the wrong kind.
+    """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
         raise UserError(f"cannot read a configuration ({problem})", path, "is this a run directory?") from None
-    known: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Config)}
-    if not isinstance(fields, dict) or fields.keys() != known.keys():
-        odd = sorted(fields.keys() ^ known.keys()) if isinstance(fields, dict) else type(fields).__name__
-        raise UserError(f"not a configuration of this version (fields missing or unknown: {odd})", path, "train anew")
-    for name, kind in known.items():
-        if not _is_a(fields[name], kind) or (kind is int and name != "seed" and fields[name] == 0):
-            wanted = " or ".join(getattr(choice, "__name__", choice) for choice in get_args(kind) or [kind])
-            raise UserError(f"{name} is {fields[name]!r:.60}, not {wanted}", path, "mend it or train anew")
+    kinds: dict[str, Any] = {known.name: known.type for known in dataclasses.fields(Config)}
+    required = {known.name for known in dataclasses.fields(Config) if "since" not in known.metadata}
+    todo = "use the version that wrote it, or train with another --out"
+    if not isinstance(fields, dict):
+        raise UserError(f"not a configuration but {type(fields).__name__}", path, todo)
+    for problem, names in ("missing", required - fields.keys()), ("unknown", fields.keys() - kinds.keys()):
+        if names:
+            raise UserError(f"not a configuration of this version: {problem} {', '.join(sorted(names))}", path, todo)
+    for name, value in fields.items():
+        kind = kinds[name]
+        if not _is_a(value, kind) or (kind is int and name != "seed" and value == 0):
+            choices = " or ".join(getattr(choice, "__name__", choice) for choice in get_args(kind) or [kind])
+            raise UserError(f"{name} is {value!r:.60}, not {choices}", path, "correct it, or train again")
     return Config(**fields)
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """Whether a JSON value is of a field's type: a choice, text, or a number that is not absurd."""
+    """Tell if a JSON value is of a field's type: a choice, text, or a number that is not absurd."""
     if kind in (int, float):
         return type(value) in (int, kind) and 0 <= value < (2**32 if kind is int else 1e9)
     return value in get_args(kind) if get_origin(kind) is Literal else isinstance(value, kind)
 
 
 def resumed(config: Config, given: dict[str, Any]) -> Config:
-    """A run's configuration with what may change while it goes on; UserError naming what may not."""
+    """Change what may change when a run is resumed; raise UserError naming what may not."""
     for name, value in given.items():
-        known = getattr(config, name)
-        if name not in ("epochs", "learning_rate", "data_dir") and value != known:
+        before = getattr(config, name)
+        if name not in ("epochs", "learning_rate", "data_dir") and value != before:
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"the run has {name} {known}, not {value}", flag, "leave it out, or train anew")
+            raise UserError(f"the run has {name} {before}, not {value}", flag, "leave it out, or train another run")
     return dataclasses.replace(config, **given)

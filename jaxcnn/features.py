@@ -1,6 +1,6 @@
-"""Feature maps: the output of any layer by its name, without a change to the model.
+"""Feature maps: the output of any layer by its name, without a change to the network.
 
-maps = feature_maps(model, params, images[:8], ["conv1", "fc3"])  # {"conv1": float32 [8, 32, 32, 32], "fc3": [8, 512]}
+feature_maps(network, variables, images[:8], ["conv1", "fc3"])  # {"conv1": float32 [8, 32, 32, 32], "fc3": [8, 512]}
 map_figures.feature_maps(as_maps(np.asarray(maps["conv1"])[0]), "conv1", figures.Subject(...))
 """
 
@@ -17,28 +17,29 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, UInt8
 
 from jaxcnn.errors import UserError
-from jaxcnn.model import CNN, Params, scale_pixels
+from jaxcnn.layers import scale_pixels
+from jaxcnn.networks import Network, Variables
 
 
-def _outputs(model: CNN, params: Params, images: Array) -> OrderedDict[str, Any]:
-    """Every layer's output. Traced, so that those which nobody takes cost nothing: XLA drops them."""
-    scaled = scale_pixels(images, jnp.result_type(*jax.tree.leaves(params)))
-    _, state = model.apply({"params": params}, scaled, capture_intermediates=lambda module, _: bool(module.path))
+def _outputs(network: Network, variables: Variables, images: Array) -> OrderedDict[str, Any]:
+    """Compute every layer's output. It is traced: what nobody takes costs nothing, since XLA drops it."""
+    scaled = scale_pixels(images, jnp.result_type(*jax.tree.leaves(variables)))
+    _, state = network.apply(variables, scaled, capture_intermediates=lambda module, _: bool(module.path))
     layers = flatten_dict(state["intermediates"])
     # An OrderedDict, since JAX returns a dict with its keys sorted.
     calls = {"/".join(path[:-1]): outputs[-1] for path, outputs in layers.items() if path[-1] == "__call__"}
     return OrderedDict({"input": scaled, **calls})
 
 
-@partial(jax.jit, static_argnames=("model", "layers"))
-def _selected(model: CNN, params: Params, images: Array, layers: tuple[str, ...]) -> list[Array]:
-    outputs = _outputs(model, params, images)
+@partial(jax.jit, static_argnames=("network", "layers"))
+def _selected(network: Network, variables: Variables, images: Array, layers: tuple[str, ...]) -> list[Array]:
+    outputs = _outputs(network, variables, images)
     check_layers(layers, outputs)
     return [outputs[name] for name in layers]
 
 
 def check_layers(layers: Iterable[str], known: Iterable[str]) -> None:
-    """UserError naming the first of `layers` that is not known, and the nearest that is."""
+    """Raise UserError naming the first of `layers` that is not known, and the nearest that is."""
     known = list(known)
     for name in layers:
         if name not in known:
@@ -47,49 +48,53 @@ def check_layers(layers: Iterable[str], known: Iterable[str]) -> None:
             raise UserError(f"no layer {name!r} in this network", "--layers", todo)
 
 
-def layer_shapes(model: CNN) -> dict[str, tuple[int, ...]]:
-    """The layers in order of execution, `input` first, and the shape of each one's output for one image."""
+def layer_shapes(network: Network) -> dict[str, tuple[int, ...]]:
+    """List the layers in order of execution, `input` first, with the shape of each one's output for one image."""
 
     def run(key: Array, images: Array) -> OrderedDict[str, Any]:
-        return _outputs(model, model.init(key, scale_pixels(images, model.param_dtype))["params"], images)
+        return _outputs(network, network.init(key, scale_pixels(images, network.param_dtype)), images)
 
     outputs = jax.eval_shape(run, jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8))
     return {name: output.shape[1:] for name, output in outputs.items()}
 
 
 def feature_maps(
-    model: CNN, params: Params, images: UInt8[Any, "n h w c"], layers: Sequence[str]
+    network: Network, variables: Variables, images: UInt8[Any, "n h w c"], layers: Sequence[str]
 ) -> dict[str, Float[Array, "n ..."]]:
-    """What the named layers put out for a batch, training's preprocessing before them and dropout off.
+    """Compute the outputs of the named layers for a batch, with training's preprocessing and dropout off.
 
-    model: or any other Linen module of images scaled to 0..1, its layers named by their paths (`block1/conv`).
-    images: uint8, 0 to 255.  layers: of `layer_shapes(model)`; of one called several times the last output is taken.
-    Returns float32 [n, h, w, c] or [n, c] for each name, in the order asked for; wider where the parameters are.
-    Compiled once for each batch size and choice of layers, without the layers that those do not need.
-    UserError for a name that is none; TypeError for images that are not uint8.
+    network: any Linen module of images scaled to 0..1, its layers named by their paths (`block1/conv`).
+    images: uint8, 0 to 255.  layers: of `layer_shapes(network)`; of a layer called several times, the last output.
+    Return float32 [n, h, w, c] or [n, c] for each name, in the order asked for; float64 if the parameters are.
+    It is compiled once for each batch size and choice of layers, without the layers that those do not need.
+    Raise UserError for a layer that there is not, TypeError for images that are not uint8.
     """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise TypeError(f"images should be uint8 [n, h, w, c], and are {images.dtype}{list(images.shape)}")
-    outputs = _selected(model, params, jnp.asarray(images), tuple(layers))
-    # bfloat16 is widened, outside of jit: within, XLA would leave its rounding out.
+    outputs = _selected(network, variables, jnp.asarray(images), tuple(layers))
+    # bfloat16 is widened outside of jit: inside, XLA would leave its rounding out.
     wide = [x if x.dtype.itemsize >= 4 else x.astype(jnp.float32) for x in outputs]
     return dict(zip(layers, wide, strict=True))
 
 
 def batched(
-    model: CNN, params: Params, images: UInt8[np.ndarray, "n h w c"], layers: Sequence[str], batch_size: int = 64
+    network: Network,
+    variables: Variables,
+    images: UInt8[np.ndarray, "n h w c"],
+    layers: Sequence[str],
+    batch_size: int = 64,
 ) -> Iterator[dict[str, Float[np.ndarray, "b ..."]]]:
-    """`feature_maps` of a whole data set, a batch at a time: memory grows with `batch_size`, not with n.
+    """Compute `feature_maps` of a whole data set, a batch at a time: memory grows with `batch_size`, not with n.
 
-    images: may be memory-mapped. The last batch yields as few rows as are left, from the same compiled program.
+    images: may be memory-mapped. The last batch yields the rows that are left, from the same compiled program.
     """
     batch_size = min(batch_size, max(len(images), 1))
     for start in range(0, len(images), batch_size):
         batch = np.asarray(images[start : start + batch_size])
-        maps = feature_maps(model, params, np.resize(batch, (batch_size, *batch.shape[1:])), layers)
+        maps = feature_maps(network, variables, np.resize(batch, (batch_size, *batch.shape[1:])), layers)
         yield {name: np.asarray(array)[: len(batch)] for name, array in maps.items()}
 
 
 def as_maps(output: Float[np.ndarray, "*axes c"]) -> Float[np.ndarray, "h w c"]:
-    """One image's output with the three axes of a map: a dense layer's is [1, 1, c]."""
+    """Give one image's output the three axes of a map: a dense layer's becomes [1, 1, c]."""
     return output.reshape((1,) * (3 - output.ndim) + output.shape)

@@ -13,27 +13,27 @@ from types import FrameType
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from jaxcnn import checkpoints, figures, files, sharding, train
 from jaxcnn.config import Config
 from jaxcnn.data import Dataset
 from jaxcnn.errors import UserError
-from jaxcnn.model import CNN, Params, parameter_count
+from jaxcnn.networks import Variables, parameter_count
 from jaxcnn.progress import progress
+from jaxcnn.recipe import Recipe, recipe_for
 from jaxcnn.run_directory import RunDirectory
-from jaxcnn.train import Arrays, TrainState
+from jaxcnn.train import Arrays, TrainState, TrainSteps
 from jaxcnn.weights import Weights, save_weights
 
-TICK_SECONDS = 0.5  # between two looks at the clock and the signals: a step is never longer to wait for than that
+TICK_SECONDS = 0.5  # between two looks at the clock and the signals
 
 Metrics = dict[str, float]
 METRICS = {"epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"}  # what `curves` draws
 
 
 class Interrupted(Exception):
-    """A signal asked to stop, and the state was saved."""
+    """A signal asked to stop, and the state is saved."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -41,24 +41,24 @@ class Interrupted(Exception):
 
 
 class Diverged(Exception):
-    """The loss is NaN or infinite. The last good state is in the newest checkpoint."""
+    """The loss is NaN or infinite. The newest checkpoint holds the last good state."""
 
 
 @contextmanager
 def stop_asked() -> Iterator[Callable[[], int | None]]:
-    """A function that says which of SIGINT and SIGTERM has come; a second SIGINT stops at once."""
-    came: list[int] = []
+    """Yield a function that says which of SIGINT and SIGTERM has arrived; a second SIGINT stops at once."""
+    arrived: list[int] = []
 
     def note(signum: int, _: FrameType | None) -> None:
-        if came and signum == signal.SIGINT:
+        if arrived and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        came.append(signum)
+        arrived.append(signum)
         os.write(sys.stderr.fileno(), b"\nstopping after this step, and saving; Ctrl-C again stops at once\n")
 
     main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set a handler
     before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM) if main}
     try:
-        yield lambda: came[0] if came else None
+        yield lambda: arrived[0] if arrived else None
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
@@ -66,63 +66,56 @@ def stop_asked() -> Iterator[Callable[[], int | None]]:
 
 @contextmanager
 def memory_running_out(batch_size: int) -> Iterator[None]:
-    """A UserError in place of a device's failure. XLA names memory as the cause on a GPU, not always on a CPU."""
+    """Turn a device's failure into a UserError. XLA names memory as the cause on a GPU, not always on a CPU."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as problem:
         if jax.process_count() > 1 and "RESOURCE_EXHAUSTED" not in str(problem):
             raise  # most likely another process ended: `sharding.joined` says so
         why = str(problem).partition("\n")[0] or "no memory left"
-        todo = "if memory ran out, train anew with a smaller --batch-size"
+        todo = "if memory ran out, train another run with a smaller --batch-size"
         raise UserError(f"the device failed ({why:.200})", f"a step of {batch_size} images", todo) from problem
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """What stays the same from step to step: the network, the optimizer, the data on the device."""
+    """What stays the same from step to step: the recipe, the data on the devices, the compiled program."""
 
     config: Config
-    model: CNN
-    optimizer: optax.GradientTransformation
+    recipe: Recipe
     mesh: Mesh
     data: Arrays
     test: Arrays
     seed: jax.Array
-
-    @property
-    def batch_size(self) -> int:
-        """Images a step: never more than there are, but for what the devices want to be even."""
-        devices = self.mesh.size
-        return min(self.config.batch_size, -(-len(self.data.images) // devices) * devices)
+    batch_size: int
+    train_steps: TrainSteps
 
     @property
     def per_epoch(self) -> int:
-        """Steps an epoch."""
+        """Count the steps of an epoch."""
         return train.steps_per_epoch(len(self.data.images), self.batch_size)
 
     def steps(self, state: TrainState, count: int) -> TrainState:
-        """`train_steps`, waited for."""
-        state = train.train_steps(
-            self.model, self.optimizer, state, self.data, self.seed, np.int32(count),
-            batch_size=self.batch_size, sharding=sharding.divided(self.mesh),
-        )  # fmt: skip
-        return jax.block_until_ready(state)
+        """Take `count` steps and wait for them."""
+        return jax.block_until_ready(self.train_steps(state, self.data, self.seed, np.int32(count)))
 
     def images_done(self, number: int, step: int) -> int:
-        """Images of epoch `number`, from 1, after `step` steps in all."""
+        """Count the images of epoch `number`, from 1, after `step` steps in all."""
         return min((step - (number - 1) * self.per_epoch) * self.batch_size, len(self.data.images))
 
 
 def make_trainer(config: Config, dataset: Dataset, mesh: Mesh) -> Trainer:
-    """Put the data on the devices; UserError where another process has other data."""
-    splits = dataset.train, dataset.test
-    named = zip(("training", "test"), splits, strict=True)
-    sharding.check_same(mesh, **{f"{name} {part}": getattr(s, part) for name, s in named for part in Arrays._fields})
-    data, test = (Arrays(*sharding.replicate((s.images, s.labels), mesh)) for s in splits)
-    model = train.network(config, len(dataset.class_names))
-    optimizer = train.sgd(config.learning_rate, config.momentum)
+    """Put the data on the devices; UserError if another process has other data."""
+    splits = {"training": dataset.train, "test": dataset.test}
+    parts = {f"{name} {part}": getattr(split, part) for name, split in splits.items() for part in Arrays._fields}
+    sharding.check_same(mesh, **parts)
+    data, test = (Arrays(*sharding.replicate((s.images, s.labels), mesh)) for s in splits.values())
+    recipe = recipe_for(config, len(dataset.class_names), mesh.size)
+    # Never more images a step than there are, but for what the devices need to divide a batch evenly.
+    batch_size = min(config.batch_size, -(-len(data.images) // mesh.size) * mesh.size)
+    steps = train.make_train_steps(recipe, batch_size, sharding.divided(mesh))
     seed = sharding.replicate(np.uint32(config.seed), mesh)
-    return Trainer(config, model, optimizer, mesh, data, test, seed)
+    return Trainer(config, recipe, mesh, data, test, seed, batch_size, steps)
 
 
 def fit(
@@ -131,66 +124,65 @@ def fit(
     out: Path,
     mesh: Mesh,
     *,
-    params: Params | None = None,
+    variables: Variables | None = None,
     say: Callable[[str], None] = print,
     checkpoint_seconds: float = 60.0,
 ) -> list[Metrics]:
-    """Train, or go on with the run in `out`, to the end; the metrics of each epoch.
+    """Train to the end, from the newest checkpoint in `out` if there is one; return the metrics of each epoch.
 
-    params: to start a new run from; None draws them. With many processes, process 0's count, and it alone uses `out`.
-    checkpoint_seconds: at most this much training is ever lost.
-    Interrupted after a signal, the state being saved; Diverged where the loss is not finite; UserError otherwise.
+    variables: what a new run starts from; None draws them. Process 0's count, and it alone uses `out`.
+    checkpoint_seconds: at most this much training is lost, whatever happens.
+    Raise Interrupted after a signal, the state being saved; Diverged if the loss is not finite; else UserError.
     """
     run = RunDirectory(out)
     trainer = make_trainer(config, dataset, mesh)
-    state, seconds = _first_state(trainer, run, params, say)
-    say(f"{parameter_count(state.params):,} parameters, {trainer.per_epoch:,} steps an epoch")
+    state, seconds = _first_state(trainer, run, variables, say)
+    say(f"{parameter_count(state.variables):,} parameters, {trainer.per_epoch:,} steps an epoch")
     history = _history_until(run, int(state.step), trainer.per_epoch) if sharding.is_first() else {}
-    finished = int(state.step) // trainer.per_epoch
-    _, written = sharding.agreed(None, finished in history)
-    if finished >= config.epochs and written:
-        say(f"already trained for {finished} epochs; --epochs {finished + 1} or more goes on")
+    # An epoch without its line goes on. It has no steps left if the run ended between its checkpoint and evaluation.
+    epoch = max(1, -(-int(state.step) // trainer.per_epoch))
+    _, is_written = sharding.agreed(None, epoch in history)
+    if is_written:
+        epoch, seconds = epoch + 1, 0.0
+    if epoch > config.epochs:
+        say(f"already trained for {epoch - 1} epochs; --epochs {epoch} or more goes on")
         return list(history.values())
     with stop_asked() as asked, memory_running_out(trainer.batch_size):
         start = time.monotonic()
         state = trainer.steps(state, 0)
         say(f"compiled in {time.monotonic() - start:.1f} s")
-        ended = int(state.step) % trainer.per_epoch == 0
-        if ended and written:
-            seconds = 0.0  # what the checkpoint says is of the epoch before
-        # An end of an epoch without its line: the run ended between the checkpoint and the evaluation.
-        epoch = finished if ended and not written else finished + 1
-        for number in range(max(epoch, 1), config.epochs + 1):
+        for number in range(epoch, config.epochs + 1):
             state, seconds = _train_epoch(trainer, run, state, seconds, number, asked, checkpoint_seconds)
             history[number] = _evaluate(trainer, state, seconds, number)
             if sharding.is_first():
-                _write_epoch(run, state, history, dataset)
+                _write_epoch(run, trainer.recipe, state, history, dataset)
             say(_epoch_line(history[number], config.epochs))
             seconds = 0.0
     return list(history.values())
 
 
 def _first_state(
-    trainer: Trainer, run: RunDirectory, params: Params | None, say: Callable[[str], None]
+    trainer: Trainer, run: RunDirectory, variables: Variables | None, say: Callable[[str], None]
 ) -> tuple[TrainState, float]:
-    """The newest checkpoint's state, or a new run's, which is saved; and the seconds its epoch has taken so far.
+    """Restore the newest checkpoint, or make and save a new state; return it and the seconds its epoch has taken.
 
-    Process 0's state in every process: no other needs to see the run directory.
+    It is process 0's state in every process: no other needs to see the run directory.
     """
-    state = train.create_state(trainer.model, trainer.optimizer, trainer.config.seed)
-    if params is not None:
-        state = train.with_params(trainer.optimizer, params)
-    known = {"seconds": "0"}
+    if variables is None:
+        state = train.create_state(trainer.recipe, trainer.config.seed)
+    else:
+        state = train.with_variables(trainer.recipe, variables)
+    metadata = {"seconds": "0"}
     if sharding.is_first():
         if checkpoints.saved(run.checkpoints):
-            state, known = checkpoints.restore_newest(run.checkpoints, state, say)
+            state, metadata = checkpoints.restore_newest(run.checkpoints, state, say)
         else:
-            checkpoints.save(run.checkpoints, state, known)
-    return sharding.replicate(sharding.from_first(state), trainer.mesh), float(known["seconds"])
+            checkpoints.save(run.checkpoints, state, metadata)
+    return sharding.replicate(sharding.from_first(state), trainer.mesh), float(metadata["seconds"])
 
 
 def _history_until(run: RunDirectory, step: int, per_epoch: int) -> dict[int, Metrics]:
-    """The whole lines of the metrics that lie before `step`, by epoch; the file is left with just these."""
+    """Read the whole lines of metrics up to `step`, by epoch, and drop all else from the file."""
     lines = [line for line in files.read_json_lines(run.metrics) if line.keys() >= METRICS]
     before = [line for line in lines if line["step"] == line["epoch"] * per_epoch <= step]
     history = {int(line["epoch"]): line for line in sorted(before, key=lambda line: line["epoch"])}
@@ -202,7 +194,7 @@ def _train_epoch(
     trainer: Trainer, run: RunDirectory, state: TrainState, seconds: float, number: int,
     asked: Callable[[], int | None], checkpoint_seconds: float,
 ) -> tuple[TrainState, float]:  # fmt: skip
-    """Train to the end of epoch `number`, checkpoints on the way; the state, and the seconds that the epoch took."""
+    """Train to the end of epoch `number`, saving on the way; return the state and the seconds that the epoch took."""
     end = number * trainer.per_epoch
     step, count, saved = int(state.step), 1, time.monotonic()
     title, images = f"epoch {number:2d}/{trainer.config.epochs}", len(trainer.data.images)
@@ -231,18 +223,19 @@ def _train_epoch(
 
 
 def _save_checkpoint(run: RunDirectory, state: TrainState, seconds: float) -> None:
-    """Save a state that can be gone on from: an update may be infinite before a loss is."""
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)):
+    """Save a state, unless an update made it infinite: then no loss would be finite again."""
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)):
         raise Diverged(f"the parameters after step {int(state.step)} are not finite")
     if sharding.is_first():
         checkpoints.save(run.checkpoints, state, {"seconds": repr(seconds)})
 
 
 def _evaluate(trainer: Trainer, state: TrainState, seconds: float, number: int) -> Metrics:
-    """The metrics of epoch `number`, all test images classified."""
+    """Classify all test images and return the metrics of epoch `number`."""
     images = len(trainer.data.images)
-    divided = sharding.divided(trainer.mesh)
-    logits = train.predict_logits(trainer.model, state.params, trainer.test.images, sharding=divided)
+    logits = train.predict_logits(
+        trainer.recipe.network, state.variables, trainer.test.images, sharding=sharding.divided(trainer.mesh)
+    )
     test_loss, test_accuracy = train.metrics(logits, trainer.test.labels)
     return {
         "epoch": number,
@@ -251,15 +244,17 @@ def _evaluate(trainer: Trainer, state: TrainState, seconds: float, number: int) 
         "train_accuracy": int(state.correct) / images,
         "test_loss": float(test_loss),
         "test_accuracy": float(test_accuracy),
-        "learning_rate": trainer.config.learning_rate,
+        "learning_rate": float(trainer.recipe.schedule(int(state.step) - 1)),
         "seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 1),
     }
 
 
-def _write_epoch(run: RunDirectory, state: TrainState, history: dict[int, Metrics], dataset: Dataset) -> None:
-    """Write weights, metrics, curves, and mark the best checkpoint."""
-    save_weights(run.weights, Weights(state.params, dataset.class_names, dataset.name))
+def _write_epoch(
+    run: RunDirectory, recipe: Recipe, state: TrainState, history: dict[int, Metrics], dataset: Dataset
+) -> None:
+    """Write weights, metrics and curves, and mark the best checkpoint."""
+    save_weights(run.weights, Weights(recipe.network, state.variables, dataset.class_names, dataset.name))
     files.write_json_lines(run.metrics, history.values())
     if max(history, key=lambda number: history[number]["test_accuracy"]) == max(history):
         checkpoints.mark_best(checkpoints.saved(run.checkpoints)[0])

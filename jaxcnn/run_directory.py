@@ -1,4 +1,4 @@
-"""The directory that a training run leaves behind: where its files lie, and who may write there."""
+"""The directory of a training run: where its files are, and who may write there."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,27 +12,27 @@ from jaxcnn.errors import UserError, os_errors
 
 
 class RunDirectory:
-    """What a run leaves behind."""
+    """The files of a run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"  # a line of JSON an epoch
         self.checkpoints = path / "checkpoints"
-        self.weights = path / weights.FILE  # the parameters after the last whole epoch
+        self.weights = path / weights.FILE  # after the last whole epoch
         self.curves = path / "curves.png"
 
     def check_free(self) -> None:
-        """UserError where a new run would meet another run, or files that are not a run's."""
+        """Raise UserError if there is a run already, or anything that is not a run's."""
         with os_errors("cannot be used ({})", "choose another --out", self.path):
             if self.config.exists():
                 raise UserError("there is a run already", self.path, "go on with --resume, or choose another --out")
-            strange = [p for p in self.path.glob("*") if p.name not in (".lock", "checkpoints")]
-            if strange or any(self.checkpoints.glob("*")):
+            others = [p for p in self.path.glob("*") if p.name not in (".lock", "checkpoints")]
+            if others or any(self.checkpoints.glob("*")):
                 raise UserError("this directory is not empty and not a run", self.path, "choose another --out")
 
     def create(self, config: Config) -> None:
-        """Begin a new run; UserError where something else is there."""
+        """Start a new run; UserError if the directory is not free."""
         self.check_free()
         with os_errors("cannot make a run here ({})", "choose another --out", self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory; UserError where another training has it."""
+        """Hold the directory; UserError if another training holds it."""
         with os_errors("cannot write here ({})", "choose another --out", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
@@ -49,6 +49,6 @@ class RunDirectory:
                 todo = "wait for it, or choose another --out"
                 raise UserError("another training is writing here", self.path, todo) from None
         with lock:
-            for left in self.path.rglob(".*.tmp"):  # by a process that was killed while it wrote
-                left.unlink()
+            for temporary in self.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
+                temporary.unlink()
             yield

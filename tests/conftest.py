@@ -21,7 +21,8 @@ import pytest
 
 from jaxcnn.config import DEFAULTS, Config
 from jaxcnn.data import Dataset, Split
-from jaxcnn.train import Arrays, create_state, network, sgd
+from jaxcnn.recipe import Recipe, recipe_for
+from jaxcnn.train import Arrays, create_state
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,12 +59,17 @@ def config() -> Config:
     return dataclasses.replace(DEFAULTS["digits"], epochs=2, channels=4, hidden=16)
 
 
+@pytest.fixture(scope="session")
+def recipe(config: Config) -> Recipe:
+    """The recipe of most tests: one, so that it is compiled once."""
+    return recipe_for(dataclasses.replace(config, learning_rate=0.05))
+
+
 @pytest.fixture
-def training(dataset: Dataset, config: Config):
-    """Model, optimizer, initial state, data on the device."""
-    model, optimizer = network(config), sgd(0.05, 0.9)
+def training(dataset: Dataset, recipe: Recipe):
+    """Recipe, initial state, data on the device."""
     data = Arrays(jax.numpy.asarray(dataset.train.images), jax.numpy.asarray(dataset.train.labels))
-    return model, optimizer, create_state(model, optimizer, seed=0), data
+    return recipe, create_state(recipe, seed=0), data
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from jaxcnn import layers
+from jaxcnn.layers import DropoutKey
 
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -15,6 +16,10 @@ FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
 def draws(seed, *shapes, dtype=jnp.float32):
     rng = np.random.default_rng(seed)
     return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+
+
+def dropout_key(seed, images):
+    return DropoutKey.of_batch(jax.random.key(seed), images)
 
 
 def value_and_gradients(f, *arguments):
@@ -93,27 +98,28 @@ def test_max_pool_lets_nan_win():
 @settings(max_examples=6)
 @given(rows=st.integers(1, 6), shape=st.lists(st.integers(1, 9), min_size=1, max_size=3))
 def test_random_numbers_of_a_row_depend_on_nothing_else(rows, shape):
-    key = jax.random.key(3)
-    few, many = (layers.random_uint16(key, (count, *shape)) for count in (rows, rows + 5))
+    few, many = (layers.random_uint16(dropout_key(3, count), shape) for count in (rows, rows + 5))
     np.testing.assert_array_equal(few, many[:rows])
     with jax.enable_x64(True):
-        np.testing.assert_array_equal(few, layers.random_uint16(key, (rows, *shape)))
+        np.testing.assert_array_equal(few, layers.random_uint16(dropout_key(3, rows), shape))
+    last = DropoutKey(jax.random.key(3), jnp.arange(rows, rows + 5, dtype=jnp.uint32))
+    np.testing.assert_array_equal(layers.random_uint16(last, shape), many[rows:])
 
 
 def test_random_numbers_are_those_of_earlier_versions():
     """Other numbers are other dropout masks: every seed's training changes, and no run can be resumed as it began."""
-    found = layers.random_uint16(jax.random.key(3), (2, 6))
+    found = layers.random_uint16(dropout_key(3, 2), (6,))
     assert found.tolist() == [[25499, 56714, 13387, 29701, 32485, 53119], [46739, 1376, 56475, 58236, 11416, 49939]]
 
 
 def test_random_numbers_are_uniform_and_unlike_each_other():
-    numbers = np.asarray(layers.random_uint16(jax.random.key(0), (64, 4096)))
+    numbers = np.asarray(layers.random_uint16(dropout_key(0, 64), (4096,)))
     counts = np.bincount(numbers.ravel() >> 8, minlength=256)
     chi_square = ((counts - 1024) ** 2 / 1024).sum()
     assert 170 < chi_square < 360  # 255 degrees of freedom: 5 standard deviations
     rows = numbers[:, :-1].ravel() / 65535 - 0.5, numbers[:, 1:].ravel() / 65535 - 0.5
     assert abs(np.corrcoef(*rows)[0, 1]) < 0.01
-    other = np.asarray(layers.random_uint16(jax.random.key(1), (64, 4096)))
+    other = np.asarray(layers.random_uint16(dropout_key(1, 64), (4096,)))
     assert (numbers == other).mean() < 1e-3
     assert len(np.unique(numbers[:, 0])) > 55
 
@@ -121,17 +127,17 @@ def test_random_numbers_are_uniform_and_unlike_each_other():
 @pytest.mark.parametrize("rate", [0.3, 0.5])
 def test_dropout(rate):
     x = jnp.ones((64, 4096))
-    y = np.asarray(layers.dropout(x, jax.random.key(5), rate))
+    y = np.asarray(layers.dropout(x, dropout_key(5, 64), rate))
     assert set(np.unique(y)) == {np.float32(0), np.float32(1 / (1 - rate))}
     assert abs((y == 0).mean() - rate) < 0.005
-    np.testing.assert_array_equal(y != 0, layers.keep_mask(jax.random.key(5), rate, x.shape))
+    np.testing.assert_array_equal(y != 0, layers.keep_mask(dropout_key(5, 64), rate, (4096,)))
 
 
 def test_dropout_at_rate_0_keeps_every_element():
     """Among so many 16-bit numbers some are 0."""
-    key, shape = jax.random.key(5), (64, 4096)
-    assert (layers.random_uint16(key, shape) == 0).any()
-    assert layers.keep_mask(key, 0.0, shape).all()
+    key = dropout_key(5, 64)
+    assert (layers.random_uint16(key, (4096,)) == 0).any()
+    assert layers.keep_mask(key, 0.0, (4096,)).all()
 
 
 def test_initial_distribution_has_pytorchs_bounds():

@@ -8,17 +8,29 @@ import optax
 import pytest
 
 from jaxcnn import train
-from jaxcnn.model import CNN, initial_params, scale_pixels
+from jaxcnn.layers import DropoutKey, cross_entropy, scale_pixels
+from jaxcnn.networks import initial_variables
+from jaxcnn.networks.tutorial import CNN, training_logits
+from jaxcnn.recipe import mean_loss, sgd, tutorial
 from jaxcnn.train import Arrays, Batch
 from tests.conftest import assert_trees_equal
 
 SEED = jnp.uint32(0)
 
 
-def steps(training, count, batch_size=32, state=None, **more):
-    model, optimizer, initial, data = training
+@functools.cache
+def train_steps(recipe):
+    return train.make_train_steps(recipe, 32)
+
+
+def steps(training, count, state=None):
+    recipe, initial, data = training
     state = jax.tree.map(jnp.copy, initial if state is None else state)
-    return train.train_steps(model, optimizer, state, data, SEED, jnp.int32(count), batch_size=batch_size, **more)
+    return train_steps(recipe)(state, data, SEED, jnp.int32(count))
+
+
+def dropout_key(step, images):
+    return DropoutKey.of_batch(train.random_stream(SEED, train.DROPOUT, step), images)
 
 
 def test_random_streams_are_those_of_earlier_versions():
@@ -34,16 +46,15 @@ def test_random_streams_are_those_of_earlier_versions():
 
 
 def test_a_step_is_plain_gradient_descent_on_the_mean_loss(training):
-    model, optimizer, state, data = training
+    recipe, state, data = training
     order = train.epoch_order(SEED, 0, 70)
     images, labels = data.images[order[:32]], data.labels[order[:32]]
-    key = train.random_stream(SEED, train.DROPOUT, 0)
 
-    def mean_loss(params):
-        logits = model.apply({"params": params}, scale_pixels(images), key)
+    def loss_of(params):
+        logits = recipe.network.apply({"params": params}, scale_pixels(images), dropout_key(0, 32))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels.astype(int)).mean()
 
-    loss, gradients = jax.value_and_grad(mean_loss)(state.params)
+    loss, gradients = jax.value_and_grad(loss_of)(state.params)
     after = steps(training, 1)
     expected = jax.tree.map(lambda p, g: p - 0.05 * g, state.params, gradients)
     for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected), strict=True):
@@ -61,11 +72,11 @@ def test_many_steps_to_a_dispatch_are_the_same_steps(training):
 
 def test_what_fills_up_the_last_batch_has_no_part_in_it(training):
     """The third step's mean is over its own 6 images: the same as a batch of only those."""
-    model, optimizer, _, data = training
+    recipe, _, data = training
     before = steps(training, 2)
     order = train.epoch_order(SEED, 0, 70)[64:]
     own = Batch(data.images[order], data.labels[order], jnp.ones(6, bool))
-    expected = train.train_step(model, optimizer, before, own, SEED)
+    expected = train.train_step(recipe, before, own, SEED)
     after = steps(training, 1, state=before)
     assert np.isfinite(after.loss_sum)
     for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
@@ -75,9 +86,9 @@ def test_what_fills_up_the_last_batch_has_no_part_in_it(training):
 def test_the_mean_loss_and_its_sums_count_the_real_images_only():
     logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.6, 0.2, 0.2]]))
     labels, real = jnp.array([0, 2, 2, 0], jnp.uint8), jnp.array([True, True, True, False])
-    mean, (total, correct) = train.mean_loss(logits, Batch(jnp.zeros((4, 1, 1, 3), jnp.uint8), labels, real))
+    total, correct = train.batch_sums(logits, labels, real)
     np.testing.assert_allclose(total, -np.log([0.5, 0.1, 0.6]).sum(), rtol=1e-6)
-    np.testing.assert_allclose(mean, total / 3, rtol=1e-6)
+    np.testing.assert_allclose(mean_loss(logits, labels, real), total / 3, rtol=1e-6)
     assert int(correct) == 2
 
 
@@ -102,13 +113,13 @@ def test_epochs_and_seeds_are_shuffled_unlike_and_the_same_with_x64():
 
 
 def test_an_epochs_sums_are_those_of_its_images_and_begin_anew_with_the_next(training):
-    model, _, initial, data = training
+    recipe, initial, data = training
     order, states, losses, correct = train.epoch_order(SEED, 0, 70), [initial], [], []
     for step in range(3):
         chosen = order[32 * step : 32 * step + 32]
-        key = train.random_stream(SEED, train.DROPOUT, step)
-        logits = model.apply({"params": states[-1].params}, scale_pixels(data.images[chosen]), key)
-        losses.append(train.cross_entropy(logits, data.labels[chosen]).sum())
+        key = dropout_key(step, len(chosen))
+        logits = recipe.network.apply(states[-1].variables, scale_pixels(data.images[chosen]), key)
+        losses.append(cross_entropy(logits, data.labels[chosen]).sum())
         correct.append(int((np.asarray(logits).argmax(axis=1) == np.asarray(data.labels[chosen])).sum()))
         states.append(steps(training, 1, state=states[-1]))
         assert int(states[-1].correct) == sum(correct)
@@ -121,10 +132,11 @@ def test_an_epochs_sums_are_those_of_its_images_and_begin_anew_with_the_next(tra
 
 
 def test_a_state_begins_at_nothing_with_the_weights_of_its_seed(training):
-    model, optimizer, _, _ = training
-    state = train.create_state(model, optimizer, seed=7)
+    recipe, _, _ = training
+    state = train.create_state(recipe, seed=7)
     assert (int(state.step), float(state.loss_sum), int(state.correct)) == (0, 0.0, 0)
-    assert_trees_equal(state.params, initial_params(model, train.random_stream(7, train.INIT)))
+    expected = initial_variables(recipe.network, train.random_stream(7, train.INIT))
+    assert_trees_equal(state.variables, expected)
 
 
 def test_training_learns(training):
@@ -137,7 +149,7 @@ def test_training_learns(training):
 
 
 def test_a_loss_that_is_not_finite_ends_the_loop_at_its_step(training):
-    model, optimizer, state, data = training
+    _, state, _ = training
     broken = jax.tree.map(lambda p: p * jnp.inf, state.params)
     after = steps(training, 3, state=state._replace(params=broken))
     assert int(after.step) == 1
@@ -145,13 +157,13 @@ def test_a_loss_that_is_not_finite_ends_the_loop_at_its_step(training):
 
 
 def test_nothing_is_transferred_inside_a_dispatch(training):
-    model, optimizer, state, data = training
+    recipe, state, data = training
     count = jnp.int32(3)
     with jax.transfer_guard("disallow"):
-        after = train.train_steps(model, optimizer, state, data, SEED, count, batch_size=32)
+        after = train_steps(recipe)(state, data, SEED, count)
     assert int(after.step) == 3
     with pytest.raises(RuntimeError, match=r"[Dd]isallowed"), jax.transfer_guard("disallow"):
-        train.train_steps(model, optimizer, after, data, SEED, 3, batch_size=32)
+        train_steps(recipe)(after, data, SEED, 3)
 
 
 def primitives(jaxpr) -> set[str]:
@@ -166,8 +178,8 @@ def primitives(jaxpr) -> set[str]:
 
 
 def test_a_dispatch_calls_nothing_back(training):
-    model, optimizer, state, data = training
-    traced = train.train_steps.trace(model, optimizer, state, data, SEED, jnp.int32(3), batch_size=32)
+    recipe, state, data = training
+    traced = train_steps(recipe).trace(state, data, SEED, jnp.int32(3))
     names = primitives(traced.jaxpr.jaxpr)
     assert {"while", "conv_general_dilated"} <= names
     assert not {name for name in names if "callback" in name or "infeed" in name or "outfeed" in name}
@@ -177,13 +189,12 @@ def test_a_dispatch_calls_nothing_back(training):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("widths", [(4, 8), (32, 512)])
 def test_programs_for_other_platforms_have_stock_convolutions_and_no_chunks(training, platform, precision, widths):
-    _, optimizer, _, data = training
-    model = CNN(*widths, dtype=jnp.dtype(precision))
-    state = jax.eval_shape(lambda: train.create_state(model, optimizer, 0))
-    epoch = jax.export.export(train.train_steps, platforms=[platform])(
-        model, optimizer, state, data, SEED, jnp.int32(3), batch_size=32
-    )
-    evaluation = jax.export.export(train.predict_logits, platforms=[platform])(model, state.params, data.images)
+    _, _, data = training
+    recipe = tutorial(CNN(*widths, dtype=jnp.dtype(precision)), 0.01, 0.9)
+    state = jax.eval_shape(lambda: train.create_state(recipe, 0))
+    epoch = jax.export.export(train_steps(recipe), platforms=[platform])(state, data, SEED, jnp.int32(3))
+    predict = jax.export.export(train.predict_logits, platforms=[platform])
+    evaluation = predict(recipe.network, state.variables, data.images)
     # Forward twice, conv2's input gradient, both kernel gradients; with dropout off forward twice.
     for exported, convolutions in ((epoch, 5), (evaluation, 2)):
         found = re.findall(r"stablehlo.convolution.*tensor<(\d+)x\d+x\d+x\d+x(\w+)>", exported.mlir_module())
@@ -192,16 +203,19 @@ def test_programs_for_other_platforms_have_stock_convolutions_and_no_chunks(trai
 
 
 def test_the_network_in_chunks_is_the_network(training, dataset):
-    """Logits and gradients, dropout on, of batches that divide into chunks of 4, 3, 2 and 1, and on several shards."""
-    model, _, state, _ = training
-    key = train.random_stream(0, train.DROPOUT, 5)
+    """Logits and gradients, dropout on, of batches that divide into chunks of 4, 3, 2 and 1, and on several devices."""
+    recipe, state, _ = training
 
     def whole(params, images):
-        return model.apply({"params": params}, scale_pixels(images), key)
+        return recipe.network.apply({"params": params}, scale_pixels(images), dropout_key(5, len(images)))
 
-    for count, shards in ((8, 1), (9, 1), (14, 1), (7, 1), (12, 2), (20, 4)):
+    def logits_of(params, images, devices):
+        key = dropout_key(5, len(images))
+        return training_logits(recipe.network, {"params": params}, images, key, devices)
+
+    for count, devices in ((8, 1), (9, 1), (14, 1), (7, 1), (12, 2), (20, 4)):
         images = jnp.asarray(dataset.train.images[:count])
-        logits, back = jax.vjp(lambda p: train.training_logits(model, p, images, key, shards), state.params)  # noqa: B023
+        logits, back = jax.vjp(lambda p: logits_of(p, images, devices), state.params)  # noqa: B023
         expected, expected_back = jax.vjp(lambda p: whole(p, images), state.params)  # noqa: B023
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
         for found, truth in zip(*map(jax.tree.leaves, (back(expected), expected_back(expected))), strict=True):
@@ -209,11 +223,11 @@ def test_the_network_in_chunks_is_the_network(training, dataset):
 
 
 def test_predictions_do_not_depend_on_the_batch(training, dataset):
-    model, _, state, _ = training
+    recipe, state, _ = training
     images = jnp.asarray(dataset.test.images)
-    alone = train.predict_logits(model, state.params, images, batch_size=1)
+    alone = train.predict_logits(recipe.network, state.variables, images, batch_size=1)
     for batch_size in (7, 50, 128):
-        found = train.predict_logits(model, state.params, images, batch_size=batch_size)
+        found = train.predict_logits(recipe.network, state.variables, images, batch_size=batch_size)
         np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-6)
         assert found.shape == (50, 10)
 
@@ -228,7 +242,7 @@ def test_metrics():
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_sgd_is_its_formula(momentum, weight_decay):
-    optimizer = train.sgd(0.5, momentum, False, weight_decay)
+    optimizer = sgd(0.5, momentum, False, weight_decay)
     p = jnp.array(2.0)
     state = optimizer.init(p)
     velocity = 0.0
@@ -242,7 +256,7 @@ def test_sgd_is_its_formula(momentum, weight_decay):
 
 
 def test_sgd_is_plain_unless_told_otherwise():
-    optimizer = train.sgd(0.5)
+    optimizer = sgd(0.5)
     p, g = jnp.array(2.0), jnp.array(3.0)
     state = optimizer.init(p)
     for _ in range(2):

@@ -3,27 +3,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import model
+from jaxcnn import networks
+from jaxcnn.layers import DropoutKey, scale_pixels
+from jaxcnn.networks.tutorial import CNN, PARAMETERS, from_shapes
 
 NAMES = ["conv1", "act1", "drop1", "conv2", "act2", "pool2", "flat", "fc3", "act3", "drop3", "fc4"]
 
 
 @pytest.fixture(scope="module")
 def network():
-    net = model.CNN()
-    return net, model.initial_params(net, jax.random.key(0))
+    net = CNN()
+    return net, networks.initial_variables(net, jax.random.key(0))
 
 
-def captured(net, params, images, *key):
+def captured(net, variables, images, key=None):
     keep = lambda module, method: module.name in NAMES  # noqa: E731
-    logits, state = net.apply({"params": params}, images, *key, capture_intermediates=keep)
+    key = key if key is None else DropoutKey.of_batch(key, len(images))
+    logits, state = net.apply(variables, images, key, capture_intermediates=keep)
     return logits, {name: entry["__call__"][0] for name, entry in state["intermediates"].items()}
 
 
 def test_parameters_are_the_tutorials(network):
-    _, params = network
-    assert model.parameter_count(params) == model.PARAMETERS == 4_210_090
-    shapes = {name: (p["kernel"].shape, p["bias"].shape) for name, p in params.items()}
+    _, variables = network
+    assert networks.parameter_count(variables) == PARAMETERS == 4_210_090
+    shapes = {name: (p["kernel"].shape, p["bias"].shape) for name, p in variables["params"].items()}
     assert shapes == {
         "conv1": ((3, 3, 3, 32), (32,)),
         "conv2": ((3, 3, 32, 32), (32,)),
@@ -62,18 +65,18 @@ def test_dropout_is_on_with_a_key_only_and_differs_by_key_and_layer(network):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_precision_is_of_the_computation_not_of_the_parameters(dtype):
-    net = model.CNN(4, 8, dtype=dtype)
-    params = model.initial_params(net, jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    assert net.apply({"params": params}, jnp.ones((1, 32, 32, 3))).dtype == dtype
+    net = CNN(4, 8, dtype=dtype)
+    variables = networks.initial_variables(net, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert net.apply(variables, jnp.ones((1, 32, 32, 3))).dtype == dtype
 
 
-def test_model_for_reads_widths_off_the_parameters():
-    net = model.CNN(4, 8, 7)
-    assert model.model_for(model.initial_params(net, jax.random.key(0))) == net
+def test_a_foreign_files_shapes_tell_the_widths():
+    net = CNN(4, 8, 7)
+    assert from_shapes(lambda name, axes: networks.variable_shapes(net)[name]) == net
 
 
 def test_scale_pixels():
     pixels = np.arange(256, dtype=np.uint8)
-    found = jax.jit(model.scale_pixels)(jnp.asarray(pixels).reshape(4, 64))
+    found = jax.jit(scale_pixels)(jnp.asarray(pixels).reshape(4, 64))
     np.testing.assert_array_equal(found, (pixels.astype(np.float32) / np.float32(255)).reshape(4, 64))
