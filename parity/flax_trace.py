@@ -1,0 +1,47 @@
+"""A Flax module at work: inputs and outputs of every call of every submodule, and other operations in their place."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from parity.names import unique
+
+Operation = Callable[..., Array]  # (module, its own call, inputs ...) -> output
+
+
+class Trace(NamedTuple):
+    """What was seen, by the calls' names, in the order in which they ended.
+
+    calls: first input and output of each.
+    masks: which elements each dropout kept.
+    """
+
+    calls: OrderedDict[str, tuple[Array, Array]]
+    masks: OrderedDict[str, Array]
+
+
+def run(apply: Callable[[], Any], operations: Mapping[str, Operation]) -> tuple[Any, Trace]:
+    """Call `apply`, which applies a module, and return its result and the trace. It can be jitted."""
+    trace = Trace(OrderedDict(), OrderedDict())  # ordered, since JAX returns a dict with its keys sorted
+
+    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if context.method_name != "__call__" or not module.path:
+            return call(*args, **kwargs)
+        path = "/".join(module.path)
+        run_layer = call
+        if path in operations:
+            run_layer = lambda *args, **kwargs: operations[path](module, call, *args, **kwargs)  # noqa: E731
+        output = run_layer(*args, **kwargs)
+        name = unique(path, trace.calls)
+        if "Dropout" in type(module).__name__:
+            trace.masks[name] = run_layer(jnp.ones_like(args[0]), *args[1:], **kwargs) != 0
+        trace.calls[name] = args[0], output
+        return output
+
+    with nn.intercept_methods(intercept):
+        return apply(), trace

@@ -1,0 +1,94 @@
+"""Classic mistakes of ports, each a function from a pair to the pair with the mistake made on Flax's side."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.lax import reduce_precision
+from jax.lax import stop_gradient as stop
+from jaxtyping import Array
+
+from parity.flax_trace import Operation
+from parity.pair import Pair
+
+Mistake = Callable[[Any], Any]  # a pair of any kind to another of that kind
+
+
+@dataclass(frozen=True)
+class Control:
+    """A mistake made on purpose, and the first comparison that has to fail: its link, tensor and case."""
+
+    name: str
+    mistake: Mistake
+    link: str
+    tensor: str
+    case: str = ""
+
+
+def axes(flax: str, pattern: str) -> Mistake:
+    """Carry an entry of the table, by its Flax name, as if its axes were others."""
+    return lambda pair: replace(pair, table=pair.table.with_axes(flax, pattern))
+
+
+def inputs(wrong: Callable[[Array], Array]) -> Mistake:
+    """Prepare Flax's input in another way."""
+    return lambda pair: replace(pair, flax_input=lambda images, dtype: wrong(pair.flax_input(images, dtype)))
+
+
+def operation(layer: str, wrong: Operation) -> Mistake:
+    """Put another operation in the place of a layer's call: (module, its own call, inputs ...) -> output."""
+    return lambda pair: replace(pair, operations={**pair.operations, layer: wrong})
+
+
+def after(layer: str, wrong: Callable[[Array], Array]) -> Mistake:
+    """Change the output of a layer."""
+    return operation(layer, lambda module, call, *args: wrong(call(*args)))
+
+
+def before(layer: str, wrong: Callable[[Array], Array]) -> Mistake:
+    """Change the input of a layer."""
+    return operation(layer, lambda module, call, x, *args: call(wrong(x), *args))
+
+
+def convolution(layer: str, wrong: Callable[[Callable[..., Array], Array, Array], Array]) -> Mistake:
+    """Convolve in another way: `wrong` is given a 3x3 convolution (x, kernel, padding), x and the layer's kernel."""
+
+    def convolve(x: Array, kernel: Array, padding: Any = ((1, 1), (1, 1))) -> Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=numbers, precision="highest")
+
+    def run(module: nn.Module, call: Callable[..., Array], x: Array) -> Array:
+        call(x)  # it makes the parameters known to the module
+        parameters = module.variables["params"]
+        return wrong(convolve, x, parameters["kernel"]) + parameters["bias"][None, None, None]
+
+    return operation(layer, run)
+
+
+def gradient_of(x: Array) -> Array:
+    """Give zeros with the gradient of x: added to another function, they make its gradient wrong."""
+    return x - stop(x)
+
+
+def loss(wrong: Callable[[Callable[..., Array], Array, Array, Array], Array]) -> Mistake:
+    """Compute Flax's loss in another way: `wrong` is given the right one, the output, labels, and which are real."""
+    return lambda pair: replace(pair, flax_loss=lambda *given: wrong(pair.flax_loss, *given))
+
+
+def optimizer(wrong: Callable[..., optax.GradientTransformation]) -> Mistake:
+    """Make Flax's optimizers in another way: `wrong` is given the right one and the options of PyTorch's."""
+
+    def make(pair: Pair) -> Pair:
+        right: Mapping[str, tuple[dict[str, Any], Any]] = pair.optimizers
+        return replace(pair, optimizers={kind: (o, wrong(made, **o)) for kind, (o, made) in right.items()})
+
+    return make
+
+
+def in_bfloat16(x: Array) -> Array:
+    """Round to the precision of bfloat16."""
+    return reduce_precision(x, 8, 7)

@@ -1,0 +1,169 @@
+"""A pair of networks that should be the same, and one pass through each, laid open."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from jaxtyping import Array
+from torch import nn
+
+from jaxcnn.files import NamedArrays
+from parity import flax_trace, torch_trace
+from parity.bounds import float32_floor
+from parity.table import Table
+from parity.torch_trace import channels_first, channels_last
+
+
+class Case(NamedTuple):
+    """Weights, and a batch for them.
+
+    weights: a `state_dict` of float32 arrays.  images: what both sides are given.  labels: uint8 classes.
+    real: which images count.  key: of the dropout masks, in JAX's own form; None if dropout is off.
+    """
+
+    name: str
+    weights: NamedArrays
+    images: np.ndarray
+    labels: np.ndarray
+    real: np.ndarray
+    key: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A PyTorch module and its Flax port, and how both are run on the same inputs.
+
+    torch, flax: the modules. PyTorch's own weights are not used.  precision: what JAX computes in.
+    table: which entry is which.  output: what the networks' output is called.
+    torch_input, flax_input: (images, type) -> what each side is called with.
+    apply: (Flax module, variables, input, key) -> output.
+    torch_loss, flax_loss: (output, labels, real) -> the loss.
+    optimizers: by kind (options of `torch.optim.SGD`, optax's transformation).
+    operations: what takes the place of a Flax layer's call, by the layer's name.
+    """
+
+    torch: nn.Module
+    flax: Any
+    precision: str
+    table: Table
+    torch_input: Callable[[np.ndarray, torch.dtype], torch.Tensor]
+    flax_input: Callable[[np.ndarray, str], Array]
+    apply: Callable[..., Array]
+    torch_loss: Callable[..., torch.Tensor]
+    flax_loss: Callable[..., Array]
+    optimizers: Mapping[str, tuple[dict[str, Any], Any]]
+    output: str = "output"
+    operations: Mapping[str, flax_trace.Operation] = field(default_factory=dict)
+
+    @property
+    def dtypes(self) -> list[torch.dtype]:
+        """List what PyTorch computes in: the truth, and float32 if its own error is the measure of JAX's."""
+        return [torch.float64] + [torch.float32] * (self.precision == "float32")
+
+    def variables(self, weights: NamedArrays) -> Any:
+        """Make the Flax variables of a `state_dict`, in the pair's precision."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, self.precision), self.table.to_flax(weights))
+
+    def floor(self, weights: NamedArrays) -> float:
+        """Give the float32 error that is granted whatever PyTorch's own is."""
+        return float32_floor(weights)
+
+
+class Pass(NamedTuple):
+    """Arrays by name in order of execution: images channels last, parameters as in a `state_dict`.
+
+    inputs, activations: of every layer.  outputs: of the network, and the loss.
+    gradients: of every parameter, from the last back to the first, and of the input.
+    masks: what dropout kept.
+    """
+
+    inputs: NamedArrays
+    activations: NamedArrays
+    outputs: NamedArrays
+    gradients: NamedArrays
+    masks: NamedArrays
+
+
+def flax_pass(pair: Pair, case: Case, compiled: bool = True) -> Pass:
+    """Run a case forward and backward in JAX."""
+    run = _compiled_loss if compiled else _loss
+    x, labels, real = pair.flax_input(case.images, pair.precision), jnp.asarray(case.labels), jnp.asarray(case.real)
+    (loss, (output, trace)), (gradients, dx) = run(pair, pair.variables(case.weights), x, labels, real, case.key)
+    calls = {name: call[1] for name, call in trace.calls.items()}
+    named = (
+        {name: call[0] for name, call in trace.calls.items()},
+        {"input": x, **calls},
+        {pair.output: output, "loss": loss},
+        {**pair.table.to_torch(gradients), "input": dx},
+        trace.masks,
+    )
+    return Pass(*jax.tree.map(np.asarray, named))
+
+
+def _loss(pair: Pair, variables: Any, x: Array, labels: Array, real: Array, key: Any) -> Any:
+    def of(variables: Any, x: Array) -> Any:
+        output, trace = flax_trace.run(partial(pair.apply, pair.flax, variables, x, key), pair.operations)
+        return pair.flax_loss(output, labels, real), (output, trace)
+
+    return jax.value_and_grad(of, argnums=(0, 1), has_aux=True)(variables, x)
+
+
+_compiled_loss = jax.jit(_loss, static_argnums=0)
+
+
+def dropout_masks(pair: Pair, case: Case) -> NamedArrays:
+    """Compute what each dropout keeps: the rest of the network is compiled away."""
+    arguments = pair.variables(case.weights), pair.flax_input(case.images, pair.precision), case.key
+    return {name: np.asarray(mask) for name, mask in _masks(pair, *arguments).items()}
+
+
+@partial(jax.jit, static_argnums=0)
+def _masks(pair: Pair, variables: Any, x: Array, key: Any) -> Any:
+    return flax_trace.run(partial(pair.apply, pair.flax, variables, x, key), pair.operations)[1].masks
+
+
+def torch_pass(pair: Pair, case: Case, dtype: torch.dtype, masks: NamedArrays) -> Pass:
+    """Run the same in PyTorch, with the dropout masks of JAX."""
+    parameters = torch_parameters(case.weights, dtype)
+    x = pair.torch_input(case.images, dtype).requires_grad_()
+    output, calls = torch_trace.run(pair.torch, parameters, x, masks)
+    loss = pair.torch_loss(output, case.labels, case.real)
+    backwards = dict(reversed(parameters.items()))
+    *gradients, dx = torch.autograd.grad(loss, [*backwards.values(), x])
+    return Pass(
+        {name: channels_last(call[0]) for name, call in calls.items()},
+        {"input": channels_last(x), **{name: channels_last(call[1]) for name, call in calls.items()}},
+        {pair.output: channels_last(output), "loss": loss.detach().numpy()},
+        {**{name: g.numpy() for name, g in zip(backwards, gradients, strict=True)}, "input": channels_last(dx)},
+        masks,
+    )
+
+
+def torch_parameters(weights: NamedArrays, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Make parameters that want gradients of a `state_dict`."""
+    return {name: torch.tensor(array, dtype=dtype, requires_grad=True) for name, array in weights.items()}
+
+
+def decisions(pair: Pair, found: Pass) -> NamedArrays:
+    """Say what the derivative hangs on: the side of each ReLU, and which element of each window is its maximum."""
+    sides = {}
+    for name, module in pair.torch.named_modules():
+        name = name.replace(".", "/")
+        if isinstance(module, nn.ReLU):
+            sides[name] = found.inputs[name] > 0
+        if isinstance(module, nn.MaxPool2d):
+            window = module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
+            _, winners = nn.functional.max_pool2d_with_indices(channels_first(found.inputs[name]), *window)
+            sides[name] = channels_last(winners)
+    return sides
+
+
+def other_decisions(pair: Pair, found: Pass, truth: Pass) -> np.ndarray:
+    """Count the places in which each image's decisions differ from the truth's. [n]."""
+    ours, theirs = decisions(pair, found), decisions(pair, truth)
+    return sum((ours[name] != theirs[name]).reshape(len(ours[name]), -1).sum(axis=1) for name in ours)

@@ -1,0 +1,98 @@
+"""Which entry of a `state_dict` is which Flax variable: a table, one line a layer, read in both directions.
+
+An einops pattern says how the axes go from PyTorch to Flax: `o i h w -> h w i o` is a transpose, and in
+`o (c h w) -> (h w c) o` one axis is three, permuted.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from einops import EinopsError, rearrange
+from flax.traverse_util import unflatten_dict
+
+from jaxcnn.files import NamedArrays, flat_names
+
+Naming = Literal["torch", "flax"]
+Shape = tuple[int, ...]
+
+
+class Entry(NamedTuple):
+    """An array in both namings.
+
+    torch, flax: its names, `conv1.weight` and `conv1/kernel`.  axes: an einops pattern from PyTorch to Flax.
+    sizes: of axes that the shapes do not tell.  collection: of the Flax variable.
+    """
+
+    torch: str
+    flax: str
+    axes: str
+    sizes: Mapping[str, int] = {}
+    collection: str = "params"
+
+    def carry(self, array: np.ndarray, target: Naming) -> np.ndarray:
+        """Carry the array to the other naming, bit for bit and contiguous; ValueError if its shape does not fit."""
+        before, after = self.axes.split(" -> ")
+        pattern = self.axes if target == "flax" else f"{after} -> {before}"
+        try:
+            return np.ascontiguousarray(rearrange(array, pattern, **self.sizes))
+        except EinopsError as problem:
+            raise ValueError(f"{self.torch} and {self.flax}: {pattern} for {array.shape}") from problem
+
+
+def bias(name: str) -> Entry:
+    """Carry a bias."""
+    return Entry(f"{name}.bias", f"{name}/bias", "o -> o")
+
+
+def conv(name: str) -> tuple[Entry, ...]:
+    """Carry a convolution of images."""
+    return Entry(f"{name}.weight", f"{name}/kernel", "o i h w -> h w i o"), bias(name)
+
+
+def dense(name: str) -> tuple[Entry, ...]:
+    """Carry a dense layer."""
+    return Entry(f"{name}.weight", f"{name}/kernel", "o i -> i o"), bias(name)
+
+
+def dense_after_flatten(name: str, h: int, w: int) -> tuple[Entry, ...]:
+    """Carry a dense layer after flattening [h, w] maps: its inputs are (C, H, W) in PyTorch, (H, W, C) in Flax."""
+    return Entry(f"{name}.weight", f"{name}/kernel", "o (c h w) -> (h w c) o", {"h": h, "w": w}), bias(name)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The entries of a pair of networks, in PyTorch's order."""
+
+    entries: tuple[Entry, ...]
+
+    @classmethod
+    def of(cls, *layers: Iterable[Entry]) -> "Table":
+        """Make the table of some layers."""
+        return cls(tuple(entry for layer in layers for entry in layer))
+
+    def carry(self, arrays: Mapping[str, np.ndarray], target: Naming) -> NamedArrays:
+        """Carry arrays by name to the other naming. KeyError or ValueError if they are not those of the table."""
+        source: Naming = "torch" if target == "flax" else "flax"
+        return {getattr(e, target): e.carry(np.asarray(arrays[getattr(e, source)]), target) for e in self.entries}
+
+    def carry_shapes(self, shapes: Mapping[str, Shape], target: Naming) -> dict[str, Shape]:
+        """Give the shapes that `carry` makes of arrays of these."""
+        carried = self.carry({name: np.empty(shape, bool) for name, shape in shapes.items()}, target)
+        return {name: array.shape for name, array in carried.items()}
+
+    def to_flax(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Make Flax variables of a `state_dict`, of arrays or of tensors."""
+        arrays = self.carry(state_dict, "flax")
+        paths = {f"{entry.collection}/{entry.flax}": arrays[entry.flax] for entry in self.entries}
+        return unflatten_dict(paths, sep="/")
+
+    def to_torch(self, variables: Mapping[str, Any]) -> NamedArrays:
+        """Make a `state_dict` of Flax variables, or of anything of their structure."""
+        arrays = flat_names(variables)
+        return self.carry({e.flax: np.array(arrays[f"{e.collection}/{e.flax}"]) for e in self.entries}, "torch")
+
+    def with_axes(self, flax: str, axes: str) -> "Table":
+        """Give one entry, by its Flax name, another pattern."""
+        return Table(tuple(e._replace(axes=axes, sizes={}) if e.flax == flax else e for e in self.entries))

@@ -1,0 +1,197 @@
+"""Our own training against PyTorch's: where it starts, single steps, where 200 steps lead, what is evaluated."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from scipy.stats import ks_2samp
+
+from jaxcnn import train
+from jaxcnn.data import Dataset
+from jaxcnn.files import NamedArrays
+from jaxcnn.networks import Network, initial_variables
+from jaxcnn.recipe import Recipe, sgd, tutorial
+from parity import links, torch_trace
+from parity.bounds import FACTOR, LEFT_OUT, Check, smirnov_distance
+from parity.links import TorchTraining, compare, flax_snapshot
+from parity.pair import Case, Pair, torch_parameters
+from parity.twins.cases import SEED, STEP, cases, dropout_key, mean_loss, pair_of, pixels, torch_draws
+
+# 200 steps of training multiply a difference: by 10 to 1000 with the tutorial's learning rate and batches of 8.
+TRAJECTORY_BOUND = 1e-9
+LEARNING_RATE, MOMENTUM = 0.001, 0.9  # the tutorial's
+DRAWS, VALUES = 32, 1000  # how many draws, and how many values of each array
+LARGEST = 1e9  # that is drawn
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedPair(Pair):
+    """A network of ours with its training.
+
+    draw: (network, key) -> the variables that training starts from.  make_train_steps, predict_logits, metrics: `train`'s.
+    """
+
+    draw: Callable[..., Any] = initial_variables
+    make_train_steps: Callable[..., Any] = train.make_train_steps
+    predict_logits: Callable[..., Any] = train.predict_logits
+    metrics: Callable[..., Any] = train.metrics
+
+
+def trained_pair(network: Network, precision: str) -> TrainedPair:
+    """Make the pair of a network and its twin, with our training."""
+    pair = pair_of(network, precision)
+    return TrainedPair(**{field.name: getattr(pair, field.name) for field in fields(pair)})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is compared, and how much of it.
+
+    weights: a `state_dict` of float32 arrays to start from.
+    subset, batch: 500 images in batches of 8 make epochs of 63 steps, the last of 4 images.
+    stretch: steps of training that are compared at once. In float32 rounding decides unlike float64 somewhere in 10 to
+    20 % of stretches of 4 steps, in 0 to 50 % of 10 (four seeds, 70 steps).
+    compiled: if single passes and steps are; a control runs each of them once, and compilation takes longer.
+    """
+
+    weights: NamedArrays
+    data: Dataset
+    images: int = 8
+    subset: int = 500
+    batch: int = 8
+    steps: int = 200
+    stretch: int = 4
+    evaluated: int = 100
+    cases: tuple[str, ...] = ("random", "images", "training", "huge", "tiny", "zeros", "flat", "ties")
+    compiled: bool = True
+
+    @property
+    def per_epoch(self) -> int:
+        """Count the steps of an epoch."""
+        return -(-self.subset // self.batch)
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """Give the first and last steps of the dispatches: none goes beyond an epoch's end."""
+        ends = {*range(0, self.steps, self.stretch), *range(0, self.steps, self.per_epoch), self.steps}
+        return list(pairwise(sorted(ends)))
+
+
+def checks(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
+    """Make all comparisons, each computed as it is asked for."""
+    for case in cases(pair.flax, trial.weights, trial.data.train, trial.images):
+        if case.name in trial.cases:
+            same = yield from links.one_pass(pair, case, trial.compiled)
+            if case.key is not None:
+                yield from own_steps(pair, same, trial.compiled)
+    yield from trajectory(pair, trial)
+
+
+def own_steps(pair: TrainedPair, case: Case, compiled: bool) -> Iterator[Check]:
+    """Compare single steps of our own `train_step`, dropout on, with a batch that is not full."""
+
+    def take_step(optimizer: Any, variables: Any, opt_state: Any, case: Case) -> tuple[Any, Any, Any]:
+        recipe = replace(_recipe(pair), optimizer=optimizer)
+        state = train.with_variables(recipe, variables)._replace(step=jnp.uint32(STEP), opt_state=opt_state)
+        state = train.train_step(recipe, state, train.Batch(case.images, case.labels, case.real), SEED)
+        return state.params, state.opt_state, state.loss_sum
+
+    return links.steps(pair, take_step, case, compiled)
+
+
+def _recipe(pair: TrainedPair) -> Recipe:
+    return replace(tutorial(pair.flax, LEARNING_RATE), optimizer=sgd(LEARNING_RATE, MOMENTUM))
+
+
+def initial(pair: TrainedPair, draws: int = DRAWS) -> Iterator[Check]:
+    """Check that training starts from PyTorch's distribution, by many draws of both frameworks."""
+    ours = [pair.table.to_torch(pair.draw(pair.flax, jax.random.key(seed))) for seed in range(draws)]
+    theirs = torch_draws(pair.flax, draws)
+    for name in ours[0]:
+        samples = [np.concatenate([np.ravel(draw[name])[:VALUES] for draw in many]) for many in (ours, theirs)]
+        distance, bound = ks_2samp(*samples).statistic, smirnov_distance(*map(len, samples))
+        yield Check(pair.precision, "trajectory", f"{name}.initial", float(distance), bound)
+
+
+def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
+    """Replay the project's own jitted training in PyTorch, dispatch after dispatch; then evaluate where it ends.
+
+    In float64 PyTorch replays it from the start. In float32 that would compare chaos with chaos: the first ReLU that
+    rounding puts on another side multiplies the difference by a thousand. There PyTorch replays every second stretch
+    from the state that JAX starts it with, and the median over these is judged.
+    """
+    single, recipe = pair.precision == "float32", _recipe(pair)
+    images, labels = trial.data.train.images[: trial.subset], trial.data.train.labels[: trial.subset]
+    data = train.Arrays(jnp.asarray(images), jnp.asarray(labels))
+    state = train.with_variables(recipe, pair.variables(trial.weights))
+    take_steps = pair.make_train_steps(recipe, trial.batch)
+    others = [TorchTraining(pair, trial.weights, dtype, LEARNING_RATE, momentum=MOMENTUM) for dtype in pair.dtypes]
+    stretches: list[list[Check]] = []
+    for number, (start, end) in enumerate(trial.stretches()):
+        before = flax_snapshot(pair, state.params, state.opt_state, state.loss_sum)
+        state = take_steps(state, data, jnp.uint32(SEED), jnp.int32(end - start))
+        if single and number % 2:
+            continue
+        for other in others:
+            if single:
+                other.load(before)
+            for step in range(start, end):
+                replay(other, trial, images, labels, step)
+        after = flax_snapshot(pair, state.params, state.opt_state, state.loss_sum)
+        theirs = [other.snapshot() for other in others]
+        place = {"step": end, "bound": TRAJECTORY_BOUND}
+        stretches.append(list(compare(pair, trial.weights, "trajectory", after, theirs, **place)))
+    for tensor in zip(*stretches, strict=True):
+        points = tuple((check.step or 0, min(check.error, LARGEST), check.pytorch or 0.0) for check in tensor)
+        worst = _typical(pair, trial, tensor) if single else max(tensor, key=lambda check: check.error)
+        yield replace(worst, points=points)
+    if single:
+        bounds = [_typical(pair, trial, tensor).bound for tensor in zip(*stretches, strict=True)]
+        left_out = [any(c.error > b for c, b in zip(stretch, bounds, strict=True)) for stretch in stretches]
+        yield Check(pair.precision, "trajectory", "left_out", float(np.mean(left_out)), LEFT_OUT)
+    yield from evaluation(pair, trial, pair.table.to_torch(state.variables))
+
+
+def replay(other: TorchTraining, trial: Trial, images: np.ndarray, labels: np.ndarray, step: int) -> None:
+    """Take step number `step` of our training in PyTorch."""
+    epoch, position = divmod(step, trial.per_epoch)
+    if position == 0:
+        other.loss_sum = 0.0
+    order = np.asarray(_epoch_order(epoch, len(images)))[position * trial.batch :][: trial.batch]
+    key = dropout_key(step, len(order))
+    other.step(Case("", trial.weights, images[order], labels[order], np.ones(len(order), bool), key))
+
+
+_epoch_order = jax.jit(lambda epoch, images: train.epoch_order(SEED, epoch, images), static_argnums=1)
+
+
+def _typical(pair: Pair, trial: Trial, tensor: tuple[Check, ...]) -> Check:
+    """Take the median over the stretches, with the bound that PyTorch's median error makes."""
+    own = median(check.pytorch or 0.0 for check in tensor)
+    middle = sorted(tensor, key=lambda check: check.error)[(len(tensor) - 1) // 2]
+    return replace(middle, bound=max(FACTOR * own, pair.floor(trial.weights)), pytorch=own)
+
+
+def evaluation(pair: TrainedPair, trial: Trial, weights: NamedArrays) -> Iterator[Check]:
+    """Compare logits, loss, predictions and accuracy of test images, whose number no batch divides."""
+    images, labels = trial.data.test.images[: trial.evaluated], trial.data.test.labels[: trial.evaluated]
+    logits = pair.predict_logits(pair.flax, pair.variables(weights), jnp.asarray(images), batch_size=32)
+    loss, accuracy = pair.metrics(logits, jnp.asarray(labels))
+    real, others = np.ones(len(labels), bool), []
+    for dtype in pair.dtypes:
+        with torch.no_grad():
+            theirs, _ = torch_trace.run(pair.torch, torch_parameters(weights, dtype), pixels(images, dtype), {})
+        others.append({"logits": theirs.numpy(), "loss": mean_loss(theirs, labels, real).numpy()})
+    yield from compare(pair, weights, "evaluation", {"logits": logits, "loss": loss}, others)
+    ours, truth = np.asarray(logits, np.float64), others[0]["logits"]
+    best = np.sort(truth, axis=1)
+    sure = best[:, -1] - best[:, -2] > 2 * np.abs(ours - truth).max()
+    wrong = (sure & (ours.argmax(1) != truth.argmax(1))).sum()
+    yield Check(pair.precision, "evaluation", "predictions", float(wrong), 0.0)
+    error = abs(float(accuracy) - (ours.argmax(1) == labels).mean())
+    yield Check(pair.precision, "evaluation", "accuracy", float(error), pair.floor(weights))
