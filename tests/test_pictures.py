@@ -101,7 +101,7 @@ def png(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("absent", "no such"), ("folder", "no such"), ("empty", "no picture"), ("text", "no picture"),
+    [("absent", "no such"), ("folder", "no such"), ("empty", "not a picture"), ("text", "not a picture"),
      ("cut", "truncated"), ("flipped", "not a readable"), ("zero", "picture"), ("bomb", "89 million"),
      ("small bomb", "89 million"), ("float", "32 bits")],
 )  # fmt: skip
