@@ -19,6 +19,7 @@ def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     middle is resized.
     Raise UserError if the file is absent, damaged or not a picture, or has more pixels than Pillow considers safe.
     """
+    formats = "name a PNG, JPEG or other file that Pillow reads"
     if not path.is_file():
         raise UserError("no such picture file", path, "name an image's id or a picture file")
     try:
@@ -29,11 +30,10 @@ def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         raise UserError(limit, path, "shrink the picture first") from None
+    except UnidentifiedImageError:
+        raise UserError("not a picture", path, formats) from None
     except Exception as problem:  # damaged bytes can make a decoder raise anything
-        reason = (
-            "not a picture" if isinstance(problem, UnidentifiedImageError) else f"not a readable picture ({problem})"
-        )
-        raise UserError(reason, path, "name a PNG, JPEG or other file that Pillow reads") from None
+        raise UserError(f"not a readable picture ({problem})", path, formats) from None
 
 
 def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:

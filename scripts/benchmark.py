@@ -31,7 +31,7 @@ EXAMPLES = """examples:
   python scripts/benchmark.py --scaling --json bench.json           and bench.scaling.png
 
 Each contender runs in a process of its own on all cores, with the same network and images. All are warmed up, then
-timed in turn (A B C A B C ...). A ratio is PyTorch's best median over this project's: above 1, this project is faster."""
+timed in turn (A B C A B C ...). A ratio is PyTorch's best median over this project's; above 1, ours is faster."""
 
 CONTENDERS = {  # what they are, and their colours in figures
     "jaxcnn": ("this project", "#4477aa"),

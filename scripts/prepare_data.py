@@ -13,10 +13,10 @@ EXAMPLES = """examples:
   python scripts/prepare_data.py --from ~/Downloads/cifar-10-python.tar.gz
   python scripts/prepare_data.py --from ./data --data-dir /tmp/tfds   torchvision's folder, extracted or not
   python scripts/prepare_data.py --from https://my.host/cifar10/      a folder that holds an official archive
+  python scripts/train.py --data-dir D                                then train; the default folder needs no --data-dir
 
-Then: python scripts/train.py --data-dir D, or without it for the default folder. Every command also takes each of these
-forms as --data-dir, and tfds.load("cifar10", data_dir=D) reads a prepared folder. A broken download resumes where it
-stopped.
+Every command also takes each of these forms as --data-dir, and tfds.load("cifar10", data_dir=D) reads a prepared
+folder. A broken download resumes where it stopped.
 """
 
 

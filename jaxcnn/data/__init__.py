@@ -45,7 +45,7 @@ def prepare(
 
     source: what `load` takes, or None to download it, first from `mirror` or `$JAXCNN_CIFAR10_MIRROR`.
     allow_modified: whether to take an archive whose checksum is not the official one.
-    Raise UserError if `load` would.
+    Raise UserError for the same reasons as `load`.
     """
     with os_errors("{}", CHECK_DISK):
         origin = download.default_addresses(mirror) if source is None else find(source)

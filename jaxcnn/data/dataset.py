@@ -1,4 +1,4 @@
-"""What a data set is, in whatever form it was stored."""
+"""Data sets in memory: images, labels and class names."""
 
 from dataclasses import dataclass
 
@@ -44,5 +44,5 @@ class Dataset:
             if image_id in (ids := split.ids):
                 index = ids.index(image_id)
                 return split.images[index], int(split.labels[index])
-        known = f"train_00000 to {self.train.ids[-1]} and test_00000 to {self.test.ids[-1]}"
-        raise UserError(f"no image {image_id!r}", f"data set {self.name}", f"ids run from {known}")
+        ranges = f"train_00000 to {self.train.ids[-1]} and test_00000 to {self.test.ids[-1]}"
+        raise UserError(f"no image {image_id!r}", f"data set {self.name}", f"ids are {ranges}")

