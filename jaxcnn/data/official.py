@@ -51,8 +51,9 @@ def read_folder(folder: Path) -> Dataset:
 
 
 def read_archive(path: Path, allow_modified: bool = False) -> Dataset:
-    """Read the six batches of `cifar-10-{python,binary}.tar.gz`, without unpacking anything to disk.
+    """Read the six batches of `cifar-10-{python,binary}.tar.gz`.
 
+    Nothing is unpacked to disk, where a member's name could lead outside a folder.
     Raise UserError if the archive is damaged or, unless `allow_modified`, not an official one.
     """
     check(path, allow_modified)
@@ -79,9 +80,8 @@ def check(path: Path, allow_modified: bool = False) -> None:
     if not allow_modified and digest not in [sha256 for sha256, _ in ARCHIVES.values()]:
         size, sizes = path.stat().st_size, " or ".join(f"{size:,}" for _, size in ARCHIVES.values())
         what = f"not an official CIFAR-10 archive (sha256 {digest[:12]}..., {size:,} bytes instead of {sizes})"
-        raise UserError(
-            what, path, f"{GET_ANOTHER_COPY}, or if you trust it: prepare_data.py --from it --allow-modified"
-        )
+        todo = f"{GET_ANOTHER_COPY}, or if you trust it: prepare_data.py --from it --allow-modified"
+        raise UserError(what, path, todo)
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:

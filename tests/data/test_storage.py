@@ -13,7 +13,7 @@ from jaxcnn.errors import UserError
 
 @pytest.fixture
 def reads(monkeypatch):
-    """How often something was decoded."""
+    """A list with an item for each time that something was decoded."""
     count = []
     for module, name in ((official, "read_folder"), (official, "read_archive"), (tfds_folder, "read")):
         real = getattr(module, name)
@@ -48,7 +48,7 @@ def test_stale_arrays_are_decoded_again(forms, reads, capsys):
 
 
 def test_damaged_arrays_are_noticed_wherever_the_damage_is(forms, reads, capsys):
-    """Each of 40 places: right arrays come back, and arrays that were read are right."""
+    """A flipped bit at any of 40 places changes no array that is returned."""
     data.load("cifar10", forms.binary)
     place = storage.beside(forms.binary)
     good = place.read_bytes()
