@@ -1,4 +1,4 @@
-"""What every script's command line shares: one-line errors, exit statuses, the nearest flag offered."""
+"""What the scripts' command lines share: one-line errors, exit statuses, suggestions for a mistyped flag."""
 
 import argparse
 import difflib
@@ -14,43 +14,43 @@ from jaxcnn.errors import UserError
 
 
 def fail(message: str) -> NoReturn:
-    """Print `error: message` on standard error, as one line, and exit with 2."""
+    """Print `error: message` as one line on standard error, and exit with status 2."""
     print("error:", " ".join(message.split()), file=sys.stderr)
     raise SystemExit(2)
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with one-line errors that name the nearest flag, no abbreviations, a help that keeps its lines."""
+    """An argparse parser with one-line errors and without abbreviations, whose help keeps its line breaks."""
 
     def __init__(self, description: str, epilog: str | None = None) -> None:
-        lines_kept = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, epilog=epilog, allow_abbrev=False, formatter_class=lines_kept)
+        keep_lines = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, epilog=epilog, allow_abbrev=False, formatter_class=keep_lines)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2 after one line: what is wrong, and the nearest flag where one is unknown."""
+        """Exit with status 2 after one line that says what is wrong and suggests the nearest flag."""
         flags = [option for action in self._actions for option in action.option_strings]
         unknown = re.findall(r"--[\w-]+", message) if "unrecognized" in message else []
-        near = [flag for word in unknown for flag in difflib.get_close_matches(word, flags, n=1)]
-        hints = "".join(f"; did you mean {flag}?" for flag in near)
-        fail(f"{message}{hints}; {self.prog} --help lists what there is")
+        nearest = [flag for word in unknown for flag in difflib.get_close_matches(word, flags, n=1)]
+        hints = "".join(f"; did you mean {flag}?" for flag in nearest)
+        fail(f"{message}{hints}; {self.prog} --help lists all flags")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """`--dataset` and `--data-dir`, of the commands that look at images with given weights."""
+    """Add `--dataset` and `--data-dir` to a command that applies weights to images."""
     default = "cifar10 or digits (default: what the weights were trained on, else cifar10)"
     parser.add_argument("--dataset", choices=DEFAULTS, help=default)
     add_data_dir(parser)
 
 
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
-    """`--data-dir`."""
-    forms = "where CIFAR-10 lies, in any form that prepare_data.py takes"
+    """Add `--data-dir`."""
+    forms = "where CIFAR-10 is, in any form that prepare_data.py takes"
     default = "(default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)"
     parser.add_argument("--data-dir", metavar="D", help=f"{forms} {default}")
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
-    """An argparse type: an integer from low to high, both included."""
+    """Return an argparse type that takes the integers from `low` to `high`."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
@@ -61,11 +61,11 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 positive_int = whole(1, 999_999_999)
-seed = whole(0, 2**32 - 1)  # more would be cut off where x64 is off
+seed = whole(0, 2**32 - 1)  # without x64, JAX drops the higher bits
 
 
-def number(low: float, high: float) -> Callable[[str], float]:
-    """An argparse type: a finite number from low to high, both included."""
+def number(low: int | float, high: int | float) -> Callable[[str], float]:
+    """Return an argparse type that takes the finite numbers from `low` to `high`."""
 
     def parse(text: str) -> float:
         try:
@@ -80,9 +80,12 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's main and exit: 0 or what it returned, 2 with one line for a UserError, 130 after Ctrl-C."""
+    """Run a script's `main` and exit with the status it returns, 0 for None.
+
+    Exit with 2 after a UserError, printed as one line, and with 130 after Ctrl-C.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # in a pipe or a log, too, a line is there when it is said
+        sys.stdout.reconfigure(line_buffering=True)  # each line is seen as it is printed, in pipes and logs too
     try:
         status = main()
         sys.stdout.flush()
@@ -90,7 +93,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         fail(str(problem))
     except KeyboardInterrupt:
         status = 130
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # `| head` has read enough
         sys.stderr.close()
         status = 0
     raise SystemExit(status)

@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend: scripts print it as one line and exit with 2."""
+"""The exception for what the user can mend: scripts print it as one line and exit with status 2."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,15 +8,22 @@ class UserError(Exception):
     """Bad input or bad usage. Its text is one line: what is wrong, where, and what to do about it."""
 
     def __init__(self, what: str, where: object, todo: str) -> None:
-        super().__init__(" ".join(f"{what}: {where}; {todo}".split()))
+        super().__init__(what, where, todo)  # all three, for pickle to rebuild the error
+        self.what, self.where, self.todo = what, where, todo
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.what}: {self.where}; {self.todo}".split())
 
 
 @contextmanager
 def os_errors(what: str, todo: str, where: object = None) -> Iterator[None]:
-    """A UserError in place of an OSError, whose reason takes the place of {} in `what`, and whose file that of None."""
+    """Raise UserError in place of any OSError of the block.
+
+    The operating system's reason replaces {} in `what`. `where` defaults to the file that the OSError names.
+    """
     try:
         yield
-    except BrokenPipeError:  # not the file's: whoever read what is printed has seen enough
+    except BrokenPipeError:  # no fault of a file: whoever reads our output has closed it
         raise
     except OSError as error:
         reason = error.strerror or str(error) or repr(error)

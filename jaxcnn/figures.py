@@ -1,6 +1,6 @@
-"""Arrays to matplotlib figures. Functions return a figure and never show it; `save` writes it whole or not at all.
+"""Draw arrays as matplotlib figures, which are returned and never shown, and save them.
 
-In a notebook, `%matplotlib inline` makes a figure that ends a cell its picture. Lengths are inches on the page.
+In a notebook with `%matplotlib inline`, a figure at the end of a cell is displayed.
 """
 
 import math
@@ -28,26 +28,28 @@ QUIET, TINT = "#666666", "#c8d7e6"
 MARGIN, HEAD = 0.15, 0.42
 
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-STYLE: Any = {"svg.hashsalt": "jaxcnn", "image.composite_image": False}  # a PDF's images as one have grey edges
+STYLE: Any = {"svg.hashsalt": "jaxcnn", "image.composite_image": False}  # a composite PDF image has grey edges
+
+Inches = int | float  # lengths on the page
 
 
 def check_format(path: Path) -> str:
-    """The format that the suffix names; UserError where it is none of FORMATS."""
+    """Return the format that the suffix names. Raise UserError if it is not one of FORMATS."""
     if path.suffix[1:] not in FORMATS:
         raise UserError(f"the suffix is {path.suffix!r}", path, "end it in .png, .svg or .pdf")
     return path.suffix[1:]
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of its suffix, without the time in it: equal figures are equal files."""
+    """Write a figure, whole or not at all, in the format of the suffix. Equal figures make equal files."""
     kind = check_format(path)
     with written_whole(path) as temporary, mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a picture's name may be in a script that the font lacks
+        warnings.filterwarnings("ignore", "Glyph")  # the font may lack the script of a picture's name
         figure.savefig(temporary, format=kind, dpi=200, metadata=FORMATS[kind])
 
 
 def folder(path: Path) -> Path:
-    """The folder itself, made where it is not there; UserError where nothing can be written into it."""
+    """Make a folder if it is absent, and return it. Raise UserError if nothing can be written into it."""
     with os_errors("cannot write into this folder ({})", "choose another", path):
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
@@ -58,7 +60,7 @@ def folder(path: Path) -> Path:
 class Subject:
     """An image and what the network makes of it.
 
-    image: uint8 [h, w, 3].  probabilities: [classes], in the order of class_names.  truth: its class where known.
+    probabilities: in the order of class_names.  truth: the true class, if known.
     """
 
     name: str
@@ -68,15 +70,16 @@ class Subject:
     truth: str | None = None
 
     def ranked(self) -> list[tuple[str, float]]:
-        """Classes and probabilities, the likeliest first."""
+        """Return classes and their probabilities, the likeliest first."""
         order = np.argsort(-self.probabilities, kind="stable")
         return [(self.class_names[i], float(self.probabilities[i])) for i in order]
 
 
-def curves(metrics: Sequence[Mapping[str, float]], title: str) -> Figure:
-    """Loss and accuracy of both splits against the epoch, the epoch of the best test accuracy marked in both.
+def curves(metrics: Sequence[Mapping[str, int | float]], title: str) -> Figure:
+    """Draw loss and accuracy of both splits by epoch, and mark the epoch of the best test accuracy.
 
-    metrics: the lines of `metrics.jsonl`. Training figures are the running epoch's, dropout on: they lag behind.
+    metrics: the lines of `metrics.jsonl`. Training figures lag behind the test's, since they are means over the epoch,
+    with dropout on.
     """
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     epochs = [line["epoch"] for line in metrics]
@@ -98,13 +101,13 @@ def curves(metrics: Sequence[Mapping[str, float]], title: str) -> Figure:
     return figure
 
 
-def confusion(counts: Int[np.ndarray, "true predicted"], class_names: Sequence[str], title: str) -> Figure:
-    """How often each class is taken for each: numbers of images, coloured by their share of the true class."""
+def confusion(counts: Int[np.ndarray, "classes classes"], class_names: Sequence[str], title: str) -> Figure:
+    """Draw counts of images by true class and predicted class, coloured by their share of the true class."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     right, images = int(np.trace(counts)), int(counts.sum())
     figure = page(5.4, 5.4, title, f"{right:,} of {images:,} right ({right / max(images, 1):.2%})")
     axes = place(figure, 0.9, HEAD + 0.1, 4.4, 4.1)
-    # The square root lifts the few mistakes of a good network out of the white.
+    # The square root lets the few mistakes of a good network stand out from white.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto")
     for (row, column), count in np.ndenumerate(counts):
         colour = "#aaaaaa" if not count else "white" if shares[row, column] > 0.3 else "black"
@@ -120,7 +123,7 @@ def confusion(counts: Int[np.ndarray, "true predicted"], class_names: Sequence[s
 
 
 def most_wrong(subjects: Sequence[Subject], title: str) -> Figure:
-    """Wrongly classified images, in the caller's order: what each was taken for, how surely, and what it is."""
+    """Draw misclassified images in the given order, each with its predicted and its true class."""
     side, high, pitch = 1.0, 1.55, 1.16
     rows, columns = grid(max(len(subjects), 1), ratio=1.6)
     note = "in bold the predicted class and its probability, the surest first" if subjects else "no image is wrong"
@@ -137,47 +140,51 @@ def most_wrong(subjects: Sequence[Subject], title: str) -> Figure:
     return figure
 
 
-def grid(count: int, ratio: float = 2) -> tuple[int, int]:
-    """Rows and columns for `count` things, near `ratio` columns to a row, without empty places where that can be."""
+def grid(count: int, ratio: float = 2.0) -> tuple[int, int]:
+    """Return rows and columns for `count` items, near `ratio` columns to a row and, if possible, without gaps."""
 
     def cost(columns: int) -> float:
         rows = math.ceil(count / columns)
-        empty = rows * columns - count
-        return round(abs(math.log(columns / rows / ratio)), 6) + 0.8 * (empty > 0) + empty / count
+        gaps = rows * columns - count
+        skew = round(abs(math.log(columns / rows / ratio)), 6)
+        return skew + 0.8 + gaps / count if gaps else skew
 
     columns = min(range(1, count + 1), key=cost)
     return math.ceil(count / columns), columns
 
 
-def page(width: float, height: float, title: str = "", subtitle: str = "", left: float = 0) -> Figure:
-    """A page for a body of this size, above it a head with what it shows, in two lines; wide enough for a title."""
+def page(width: Inches, height: Inches, title: str = "", subtitle: str = "", left: Inches = 0) -> Figure:
+    """Return a page for a body of this size below a head of two lines, at least as wide as a title needs.
+
+    left: where the head begins.
+    """
     figure = Figure(figsize=(max(width, 5.6) + 2 * MARGIN, height + HEAD + 2 * MARGIN), facecolor="white")
     write(figure, left, 0, title, size=10, weight="bold")
     write(figure, left, 0.23, subtitle, size=7, color=QUIET)
     return figure
 
 
-def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place counted from the page's upper left corner within its margin."""
+def place(figure: Figure, left: Inches, top: Inches, width: Inches, height: Inches) -> Axes:
+    """Add axes at a distance from the upper left corner within the margin."""
     w, h = figure.get_size_inches()
     return figure.add_axes(((left + MARGIN) / w, 1 - (top + MARGIN + height) / h, width / w, height / h))
 
 
-def write(figure: Figure, left: float, top: float, text: str, **style: Any) -> None:
-    """Text at a place."""
+def write(figure: Figure, left: Inches, top: Inches, text: str, **style: Any) -> None:
+    """Write text at a distance from the upper left corner within the margin."""
     w, h = figure.get_size_inches()
     figure.text((left + MARGIN) / w, 1 - (top + MARGIN) / h, text, va="top", parse_math=False, **style)
 
 
 def name_columns(axes: Axes, names: Sequence[str]) -> None:
-    """Names below columns, aslant where they are long."""
+    """Write names below columns, at an angle if they are long."""
     slant, align = (35, "right") if max(map(len, names)) > 3 else (0, "center")
     style: dict[str, Any] = {"rotation": slant, "ha": align, "rotation_mode": "anchor", "parse_math": False}
     axes.set_xticks(range(len(names)), names, size=7, **style)
 
 
-def colour_bar(figure: Figure, left: float, top: float, width: float, colours: ScalarMappable, label: str) -> None:
-    """What colours mean: a bar with its lower end, the value half way and its upper end numbered."""
+def colour_bar(figure: Figure, left: Inches, top: Inches, width: Inches, colours: ScalarMappable, label: str) -> None:
+    """Draw a bar of the colours, with the values of its ends and its middle."""
     bar = place(figure, left, top, width, 0.09)
     figure.colorbar(colours, cax=bar, orientation="horizontal", ticks=LinearLocator(3), format="{x:.3g}")
     bar.tick_params(labelsize=6.5, length=2, pad=1.5)

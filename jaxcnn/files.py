@@ -1,9 +1,9 @@
-"""Writing that is whole or not at all, and safetensors files that are checked before they count."""
+"""Write files whole or not at all, and safetensors files with a checksum."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,21 @@ NamedArrays = dict[str, np.ndarray]
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it at the end; after an error neither it nor a change is left.
+def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` once the block has written it.
 
-    UserError where the directory cannot be written or the disk is full.
+    After an error, `path` is unchanged and the temporary file is removed.
+    check: reads the temporary file back from the disk before it is renamed, and raises if it is not what it should be.
+    Raise UserError if the directory cannot be written or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with os_errors("cannot write ({})", "free space or choose another directory", path):
         try:
             yield temporary
             _sync(temporary)
+            if check:
+                _drop_pages(temporary)
+                check(temporary)
             temporary.replace(path)
             _sync(path.parent)
         finally:
@@ -44,26 +49,33 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _drop_pages(path: Path) -> None:
+    """Drop a synced file from the page cache, which makes the next read one of the disk."""
+    if hasattr(os, "posix_fadvise"):  # macOS has none
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def check_folder(path: Path | None) -> None:
-    """UserError where no file could be written: better said before minutes of work than after them."""
+    """Raise UserError if no file can be written at `path`, before minutes of work rather than after them."""
     if path and not os.access(path.absolute().parent, os.W_OK):
-        raise UserError("no such folder, or not one to write to", path.parent, "make it, or name another")
+        raise UserError("no such folder, or not a writable one", path.parent, "make it, or name another")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file or none."""
+    """Write a text file, whole or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def flat_names(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by their paths: `conv1/kernel`."""
+    """Return the leaves of a pytree by their paths, such as `conv1/kernel`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
-    """SHA-256 of names, types, shapes and contents, and of the metadata."""
+    """Return the SHA-256 of the arrays' names, types, shapes and contents, and of the metadata."""
     sha = hashlib.sha256(json.dumps(metadata or {}, sort_keys=True).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -73,41 +85,47 @@ def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None 
 
 
 def save_arrays(path: Path, arrays: Mapping[str, ArrayLike], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, read it back and compare, and only then let it take its name.
+    """Write a safetensors file, and read it back from the disk before it takes its name.
 
     safetensors' numpy writer silently corrupts arrays that are not C-contiguous (its issue 826): all are made so first.
     """
-    whole = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    expected = digest(whole, metadata)
-    with written_whole(path) as temporary:
-        temporary.write_bytes(safetensors.numpy.save(whole, {**metadata, "sha256": expected}))
+    contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
+    expected = digest(contiguous, metadata)
+
+    def check(temporary: Path) -> None:
         if digest(*read_arrays(temporary)) != expected:
-            raise UserError("what was written reads back otherwise", path, "check the disk, then try again")
+            raise UserError("what reads back is not what was written", path, "check the disk, then try again")
+
+    with written_whole(path, check) as temporary:
+        temporary.write_bytes(safetensors.numpy.save(contiguous, {**metadata, "sha256": expected}))
 
 
 def read_arrays(path: Path) -> tuple[NamedArrays, dict[str, str]]:
-    """Arrays and metadata of a safetensors file; UserError where it is damaged or not as its checksum says."""
+    """Return the arrays and metadata of a safetensors file.
+
+    Raise UserError if it is damaged or does not match its checksum.
+    """
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, safetensors.SafetensorError, ValueError, TypeError, AttributeError) as problem:
-        todo = "name another file, or write this one anew"
+        todo = "name another file, or write this one again"
         raise UserError(f"not a readable safetensors file ({problem})", path, todo) from None
     expected = metadata.pop("sha256", None)
-    ours = metadata.get("format", "").startswith("jaxcnn-")  # such a file has a checksum, or has lost it to damage
+    ours = metadata.get("format", "").startswith("jaxcnn-")  # without a checksum, such a file is damaged
     if (ours or expected) and expected != digest(arrays, metadata):
         raise UserError("damaged: its contents do not match its checksum", path, "use another copy")
     return arrays, metadata
 
 
-def write_json_lines(path: Path, lines: Iterable[Mapping[str, float]]) -> None:
-    """Write a whole JSON-lines file or none."""
+def write_json_lines(path: Path, lines: Iterable[Mapping[str, int | float]]) -> None:
+    """Write a JSON-lines file, whole or not at all."""
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def read_json_lines(path: Path) -> list[dict[str, float]]:
-    """The lines that are objects of numbers, not the half line that a killed run leaves, nor anything else."""
+def read_json_lines(path: Path) -> list[dict[str, int | float]]:
+    """Return the lines that are objects of numbers, and skip others, such as the half line that a killed run leaves."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:

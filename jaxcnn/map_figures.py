@@ -1,10 +1,10 @@
-"""Feature maps and kernels to figures: grids of numbered maps, bars and strips for dense layers, JAX beside PyTorch."""
+"""Draw feature maps and kernels: grids of numbered maps, bars and strips for dense layers, JAX beside PyTorch."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -21,13 +21,13 @@ Names = Sequence[str]
 
 
 def feature_maps(maps: Maps, layer: str, subject: Subject, scale: Scale = "layer", names: Names = ()) -> Figure:
-    """All maps of a layer in a numbered grid, their colours explained, the image and its likeliest classes beside them.
+    """Draw all maps of a layer in a numbered grid, beside the image and its likeliest classes.
 
-    maps: float [h, w, c]; [1, 1, c], a dense layer's, are drawn as bars, named by `names`, or as a strip if many.
-    scale: `layer` gives all maps one scale, so that they can be compared; `map` gives each its own, its limit at its
-    right. Signed maps are blue, white and red around zero, others go from 0. A map with one value everywhere is dead.
+    maps: those of a dense layer, [1, 1, c], are drawn as bars, named by `names`, or as a strip if they are many.
+    scale: `layer` draws all maps on one scale, for comparison; `map` draws each on its own and writes its limit.
+    Signed maps are blue, white and red around zero, others begin at 0. A map of one value throughout is marked as dead.
     """
-    layout = _layout(maps.shape, WIDTH, ratio=2)
+    layout = _layout(maps.shape, WIDTH, ratio=2.0)
     scaled = {"layer": ", one scale for all", "map": ", each on its own scale"}[scale] if layout.kind == "grid" else ""
     height = max(layout.height + FOOT, LOW)
     figure = page(SIDEBAR + layout.width, height, layer, _summary(maps) + scaled, SIDEBAR)
@@ -37,33 +37,33 @@ def feature_maps(maps: Maps, layer: str, subject: Subject, scale: Scale = "layer
 
 
 def comparison(ours: Maps, theirs: Maps, layer: str, subject: Subject, names: Names = ()) -> Figure:
-    """A layer's maps in JAX and in PyTorch on one scale, and JAX minus PyTorch on its own."""
+    """Draw a layer's maps in JAX and in PyTorch on one scale, and their difference on another."""
     difference = ours.astype(np.float64) - theirs.astype(np.float64)
-    largest, of = np.abs(difference).max(), np.abs(theirs).max()
-    found = f"largest difference {largest:.2g}, largest value {of:.3g}" if largest else "both are equal"
+    largest, value = np.abs(difference).max(), np.abs(theirs).max()
+    verdict = f"largest difference {largest:.2g}, largest value {value:.3g}" if largest else "both are equal"
     layout = _layout(ours.shape, WIDTH / 2.6, ratio=0.5)
     width, height = SIDEBAR + 3 * layout.width + 0.5, max(layout.height + FOOT + 0.22, LOW)
-    figure = page(width, height, f"{layer}: JAX against PyTorch", f"{_summary(ours)}; {found}", SIDEBAR)
+    figure = page(width, height, f"{layer}: JAX against PyTorch", f"{_summary(ours)}; {verdict}", SIDEBAR)
     _sidebar(figure, subject)
-    common, own = _colours(np.stack([ours, theirs])), _colours(difference, signed=True)
-    panels = (("JAX", ours, common), ("PyTorch", theirs, common), ("JAX − PyTorch", difference, own))
+    common, diverging = _colours(np.stack([ours, theirs])), _colours(difference, signed=True)
+    panels = (("JAX", ours, common), ("PyTorch", theirs, common), ("JAX − PyTorch", difference, diverging))
     for i, (name, maps, colours) in enumerate(panels):
         left = SIDEBAR + i * (layout.width + 0.25)
         write(figure, left, HEAD + 0.05, name, size=8, weight="bold")
-        _panel(figure, left, HEAD + 0.22, maps, layout, colours, names, dead=colours is common)
+        _panel(figure, left, HEAD + 0.22, maps, layout, colours, names, mark_dead=colours is common)
     return figure
 
 
 def filters(kernel: Float[np.ndarray, "kh kw i o"], layer: str) -> Figure:
-    """A convolution's kernels: in colour where the input is, else a table of output by input channels."""
+    """Draw a convolution's kernels: in colour if its input is, else in a table of output by input channels."""
     height, width, inputs, outputs = kernel.shape
     title, colours = f"kernels of {layer}", _colours(kernel, signed=True)
     if inputs == 3:
-        layout = _layout((height, width, outputs), WIDTH, ratio=2)
+        layout = _layout((height, width, outputs), WIDTH, ratio=2.0)
         note = f"{outputs} kernels of {height} × {width}; red, green, blue: grey is 0, ±{colours.norm.vmax:.2g}"
         figure = page(layout.width, layout.height, title, note)
         axes = place(figure, 0, HEAD, layout.width, layout.height)
-        _grid(axes, np.asarray(colours.norm(kernel.astype(np.float64))), layout, colours, "layer", dead=False)
+        _grid(axes, np.asarray(colours.norm(kernel.astype(np.float64))), layout, colours, "layer", mark_dead=False)
         return figure
     table = np.pad(kernel.transpose(3, 0, 2, 1), ((0, 0), (0, 1), (0, 0), (0, 1)), constant_values=np.nan)
     table = table.reshape(outputs * (height + 1), -1)[:-1, :-1]
@@ -78,16 +78,16 @@ def filters(kernel: Float[np.ndarray, "kh kw i o"], layer: str) -> Figure:
 
 
 def _colours(values: np.ndarray, signed: bool = False) -> ScalarMappable:
-    """Sequential from zero, or diverging around it where there are negative values; `norm.vmin` tells which."""
+    """Return colours from zero, or diverging around it if a value is negative; `norm.vmin` is then not 0."""
     finite = values[np.isfinite(values)].astype(np.float64)
     limit = float(np.abs(finite).max(initial=0)) or 1.0
     signed = signed or finite.min(initial=0) < 0
     return ScalarMappable(Normalize(-limit if signed else 0, limit), "RdBu_r" if signed else "viridis")
 
 
-def _dead(maps: np.ndarray) -> np.ndarray:
-    places = tuple(range(maps.ndim - 1))
-    return maps.min(axis=places) == maps.max(axis=places)
+def _dead(maps: Float[np.ndarray, "*pixels c"]) -> Bool[np.ndarray, "c"]:
+    pixels = tuple(range(maps.ndim - 1))
+    return maps.min(axis=pixels) == maps.max(axis=pixels)
 
 
 def _summary(maps: Maps) -> str:
@@ -95,7 +95,7 @@ def _summary(maps: Maps) -> str:
     if height == width == 1:
         return f"{count:,} values, {np.count_nonzero(maps == 0):,} of them zero"
     dead = int(_dead(maps).sum())
-    return f"{count} map{'s' * (count > 1)} of {height} × {width}" + (f", {dead} dead (×)" if dead else "")
+    return f"{count} map{'s' if count > 1 else ''} of {height} × {width}" + (f", {dead} dead (×)" if dead else "")
 
 
 class _Layout(NamedTuple):
@@ -103,11 +103,11 @@ class _Layout(NamedTuple):
     columns: int
     width: float
     height: float
-    cell: tuple[float, float] = (0, 0)  # a map's width and height
+    cell: tuple[float, float] = (0.0, 0.0)  # a map's width and height
 
 
 def _layout(shape: tuple[int, ...], width: float, ratio: float) -> _Layout:
-    """How maps of this shape come out in a panel about so wide: rather a wide page than maps too small to see."""
+    """Lay out maps of this shape in a panel of about this width, or a wider one if the maps would be too small."""
     if shape[:2] == (1, 1):
         rows, columns = grid(shape[2], 1.5 * ratio)
         if shape[2] <= 40:
@@ -120,7 +120,7 @@ def _layout(shape: tuple[int, ...], width: float, ratio: float) -> _Layout:
 
 
 def _sidebar(figure: Figure, subject: Subject) -> None:
-    """The image, and its five likeliest classes with the true one's name in bold."""
+    """Draw the image and its five likeliest classes, the true one in bold."""
     side = SIDEBAR - 0.34
     write(figure, 0, 0.02, subject.name if len(subject.name) < 20 else f"{subject.name[:18]}…", size=8)
     write(figure, 0, 0.23, f"true class: {subject.truth}" if subject.truth else "", size=7, color=QUIET)
@@ -139,9 +139,9 @@ def _sidebar(figure: Figure, subject: Subject) -> None:
 
 def _panel(
     figure: Figure, left: float, top: float, maps: Maps, layout: _Layout, colours: ScalarMappable,
-    names: Names, scale: Scale = "layer", dead: bool = True,
+    names: Names, scale: Scale = "layer", mark_dead: bool = True,
 ) -> None:  # fmt: skip
-    """Maps as a grid, bars or a strip, with the colour bar below them."""
+    """Draw maps as bars, or as a grid or a strip with a colour bar below."""
     width, height, label = layout.width, layout.height, ""
     if layout.kind == "bars":
         _bars(place(figure, left + 0.42, top + LABEL, width - 0.42, height - LABEL), maps[0, 0], colours, names)
@@ -150,33 +150,37 @@ def _panel(
         left, width = left + 0.3, width - 0.3
         _strip(place(figure, left, top + LABEL, width, height - LABEL - 0.2), maps[0, 0], layout.columns, colours)
     else:
-        _grid(place(figure, left, top, width, height), maps, layout, colours, scale, dead)
+        _grid(place(figure, left, top, width, height), maps, layout, colours, scale, mark_dead)
         if scale == "map":
-            label = "share of the map's own limit, which is above it"
+            label = "share of the map's limit, which is above it"
             colours = _colours(np.ones(1), bool(colours.norm.vmin))
     colour_bar(figure, left, top + height + 0.1, min(width, 2.6), colours, label)
 
 
-def _grid(axes: Axes, maps: np.ndarray, layout: _Layout, colours: ScalarMappable, scale: Scale, dead: bool) -> None:
-    """Each map an image of its own in one Axes whose unit is the inch: five hundred Axes would take a minute."""
+def _grid(
+    axes: Axes, maps: Float[np.ndarray, "*pixels c"], layout: _Layout, colours: ScalarMappable, scale: Scale,
+    mark_dead: bool,
+) -> None:  # fmt: skip
+    """Draw each map as an image in one Axes whose unit is the inch, since an Axes a map would take a minute for 500."""
     wide, high = layout.cell
     style: dict[str, Any] = {"size": max(4.5, min(6.5, 11 * wide)), "va": "bottom"}
-    for i, marked in enumerate(_dead(maps) & dead):
+    dead = _dead(maps) if mark_dead else np.zeros(maps.shape[-1], bool)
+    for i, marked in enumerate(dead):
         x, y = i % layout.columns * (wide + GAP), i // layout.columns * (high + LABEL) + LABEL
-        own = _colours(maps[..., i], bool(colours.norm.vmin)) if scale == "map" else colours
-        _image(axes, maps[..., i], own, (x, x + wide, y + high, y))
+        of_map = _colours(maps[..., i], bool(colours.norm.vmin)) if scale == "map" else colours
+        _image(axes, maps[..., i], of_map, (x, x + wide, y + high, y))
         word = f"{i} dead" if marked and wide > 0.4 else str(i)
         axes.text(x, y - 0.02, word, color=TEST if marked else QUIET, **style)
         if marked:
             axes.plot([x, x + wide, np.nan, x, x + wide], [y, y + high, np.nan, y + high, y], color="#aaaaaa", lw=0.7)
         elif scale == "map" and wide > 0.4:
-            axes.text(x + wide, y - 0.02, f"{own.norm.vmax:.2g}", color=QUIET, ha="right", **style)
+            axes.text(x + wide, y - 0.02, f"{of_map.norm.vmax:.2g}", color=QUIET, ha="right", **style)
     axes.set(xlim=(0, layout.width), ylim=(layout.height, 0), aspect="auto")
     axes.set_axis_off()
 
 
 def _image(axes: Axes, values: np.ndarray, colours: ScalarMappable, extent: Any = None, gaps: str = "#bbbbbb") -> None:
-    """Values, or [h, w, 3] colours, as squares. In float64: float32's range is too small for matplotlib's sums."""
+    """Draw values, or colours [h, w, 3], as squares; in float64, since matplotlib's sums overflow float32."""
     style: dict[str, Any] = {"cmap": colours.cmap.with_extremes(bad=gaps), "norm": colours.norm, "aspect": "auto"}
     axes.imshow(values.astype(np.float64), extent=extent, interpolation="nearest", **style)
 
@@ -199,7 +203,7 @@ def _bars(axes: Axes, values: np.ndarray, colours: ScalarMappable, names: Names)
 
 
 def _strip(axes: Axes, values: np.ndarray, columns: int, colours: ScalarMappable) -> None:
-    """Many values as rows of squares; an index is its row's plus its column's."""
+    """Draw many values as rows of squares. A value's index is its row's number plus its column's."""
     squares = np.pad(values, (0, -len(values) % columns), constant_values=np.nan).reshape(-1, columns)
     _image(axes, squares, colours, gaps="white")
     _indices(axes, "", "")

@@ -1,4 +1,4 @@
-"""A picture file of any size and mode as an image for the network."""
+"""Read a picture file of any size and mode as an image for the network."""
 
 import warnings
 from pathlib import Path
@@ -13,11 +13,13 @@ SIDE = 32
 
 
 def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
-    """A picture as uint8 [32, 32, 3], 0 to 255, and in words what was done to it.
+    """Return a picture as uint8 [32, 32, 3], and a description of what was done to it.
 
-    Turned as its EXIF says, transparency on white, 16 bits to 8, its middle square resized; the first of many frames.
-    UserError where it is absent, damaged, no picture, or of more pixels than Pillow takes for harmless.
+    Its first frame is turned as its EXIF says, transparency becomes white, 16 bits become 8, and the square in its
+    middle is resized.
+    Raise UserError if the file is absent, damaged or not a picture, or has more pixels than Pillow considers safe.
     """
+    formats = "name a PNG, JPEG or other file that Pillow reads"
     if not path.is_file():
         raise UserError("no such picture file", path, "name an image's id or a picture file")
     try:
@@ -28,26 +30,27 @@ def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         raise UserError(limit, path, "shrink the picture first") from None
-    except Exception as problem:  # a decoder of damaged bytes raises whatever it likes
-        reason = "no picture" if isinstance(problem, UnidentifiedImageError) else f"not a readable picture ({problem})"
-        raise UserError(reason, path, "name a PNG, JPEG or other file that Pillow reads") from None
+    except UnidentifiedImageError:
+        raise UserError("not a picture", path, formats) from None
+    except Exception as problem:  # damaged bytes can make a decoder raise anything
+        raise UserError(f"not a readable picture ({problem})", path, formats) from None
 
 
 def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
-    words = [f"{picture.width} x {picture.height} {picture.mode}"]
+    steps = [f"{picture.width} x {picture.height} {picture.mode}"]
     upright = ImageOps.exif_transpose(picture)
     if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        words.append("turned upright")
+        steps.append("turned upright")
     if upright.mode in ("I", "F"):
-        raise ValueError("32 bits a pixel, of which none says what white is")
-    if upright.mode.startswith("I;16"):  # Pillow alone would cut 16 bits off at 255
+        raise ValueError("32 bits a pixel, without a value for white")
+    if upright.mode.startswith("I;16"):  # Pillow alone would clip 16 bits at 255
         upright = Image.fromarray((np.asarray(upright).astype(np.float64) * (255 / 65535)).round().astype(np.uint8))
     if upright.has_transparency_data:
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-        words.append("on white")
+        steps.append("on white")
     if upright.width != upright.height:
-        words.append(f"its middle {min(upright.size)} x {min(upright.size)}")
+        steps.append(f"its middle {min(upright.size)} x {min(upright.size)}")
     if upright.size != (SIDE, SIDE):
-        words.append(f"resized to {SIDE} x {SIDE}")
+        steps.append(f"resized to {SIDE} x {SIDE}")
     fitted = ImageOps.fit(upright.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
-    return np.asarray(fitted), ", ".join(words)
+    return np.asarray(fitted), ", ".join(steps)

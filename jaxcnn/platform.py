@@ -1,4 +1,4 @@
-"""Picks cpu, gpu or tpu before JAX starts, and says what it got: what was asked for and is absent is an error."""
+"""Choose cpu, gpu or tpu before JAX starts, and describe what it started on."""
 
 import os
 import re
@@ -9,19 +9,20 @@ from jaxcnn.errors import UserError
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # our name: JAX's
 INSTALL = {
-    "gpu": "on a machine with an NVIDIA GPU `make setup EXTRA=cuda`, or pip install 'jax[cuda12]', then `nvidia-smi` "
-    "should list it; or leave --platform out",
-    "tpu": "on a TPU machine `make setup EXTRA=tpu`, or pip install 'jax[tpu]'; or leave --platform out",
+    "gpu": "on a machine with an NVIDIA GPU that `nvidia-smi` lists, `make setup EXTRA=cuda` or pip install "
+    "'jax[cuda12]'; or leave --platform out",
+    "tpu": "on a TPU machine, `make setup EXTRA=tpu` or pip install 'jax[tpu]'; or leave --platform out",
 }
 
 
 def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]:
-    """Start JAX on a platform, or on the best that there is where it is None; its devices.
+    """Start JAX and return its devices.
 
-    platform: `cpu`, `gpu` or `tpu`.  cpu_devices: how many virtual devices to make of the CPU; None leaves it to JAX.
-    UserError where the platform is absent: jax alone would go on with another, or end in a traceback (jax#17624).
+    platform: `cpu`, `gpu` or `tpu`; None takes the best that JAX finds.
+    cpu_devices: how many virtual devices to make of the CPU; None leaves it to JAX.
+    Raise UserError if the platform is absent: JAX alone would take another, or end in a traceback (jax#17624).
     """
-    # Read by JAX when it starts. A GPU's memory is shared with PyTorch in the parity chain, and runs must repeat.
+    # JAX reads both as it starts. Parity shares a GPU's memory with PyTorch, and a repeated run must not differ.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_gpu_deterministic_ops" not in flags:
@@ -41,7 +42,7 @@ def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]
 
 
 def describe(devices: list[jax.Device], precision: str) -> str:
-    """One line: devices, versions, and how float32 products are computed."""
+    """Return a line that names the devices, JAX's version and the precision of matrix products."""
     name = "gpu" if devices[0].platform == "cuda" else devices[0].platform
     count = f"{len(devices)} x " if len(devices) > 1 else ""
     tf32 = "float32 (TF32 off)" if precision == "float32" else f"{precision}, parameters float32"

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, plain lines in a log, silence for what is over in two seconds."""
+"""Progress on standard error: a bar on a terminal, lines in a log, nothing for a job of less than two seconds."""
 
 import sys
 import time
@@ -8,16 +8,19 @@ from contextlib import AbstractContextManager, contextmanager
 DELAY = 2.0  # seconds before anything is shown
 LOG_INTERVAL = 10.0  # seconds between two lines of a log
 
-Update = Callable[..., None]  # (count, note=""): so many more are done; the note stands behind the figures
+Update = Callable[..., None]  # (count, note=""): `count` more are done; `note` is shown after the figures
 
 
 def say(message: str) -> None:
-    """One line for the user, on standard error so that standard output stays a script's own."""
+    """Print a line for the user on standard error, since standard output is for a script's results."""
     print(message, file=sys.stderr, flush=True)
 
 
 def progress(what: str, total: int, unit: str, done: int = 0) -> AbstractContextManager[Update]:
-    """Show how a job `what` gets on with its `total` things (0: how many is unknown): speed, and time left."""
+    """Show how far a job is, its rate and the time left, while the context is open; its value is an `Update`.
+
+    what: the job's name.  total: how many units it has, 0 if unknown.  done: how many of them are done already.
+    """
     return (_bar if sys.stderr.isatty() else _lines)(what, total, unit, done)
 
 
@@ -48,8 +51,12 @@ def _lines(what: str, total: int, unit: str, done: int) -> Iterator[Update]:
         if seconds > due and done != total:
             due = seconds + LOG_INTERVAL
             rate = (done - first) / seconds
-            left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
-            of = f" of {total:,}" if total else ""
-            say(f"{what}: {done:,}{of} {unit}, {rate:,.{0 if rate > 10 else 1}f}/s{left}{note and ', '}{note}")
+            figures = [f"{rate:,.0f}/s" if rate > 10 else f"{rate:.1f}/s"]
+            if total and rate:
+                figures.append(f"{(total - done) / rate:.0f} s left")
+            if note:
+                figures.append(note)
+            of_total = f" of {total:,}" if total else ""
+            say(f"{what}: {done:,}{of_total} {unit}, {', '.join(figures)}")
 
     yield update

@@ -1,6 +1,10 @@
-"""Put CIFAR-10, from wherever it is, into a folder that tensorflow-datasets (and every command here) reads."""
+"""Copy or download CIFAR-10 into a folder that tensorflow-datasets and every command here can read."""
 
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
 
 from jaxcnn import cli, data
 
@@ -9,21 +13,21 @@ EXAMPLES = """examples:
   python scripts/prepare_data.py --from ~/Downloads/cifar-10-python.tar.gz
   python scripts/prepare_data.py --from ./data --data-dir /tmp/tfds   torchvision's folder, extracted or not
   python scripts/prepare_data.py --from https://my.host/cifar10/      a folder that holds an official archive
+  python scripts/train.py --data-dir D                                then train; the default folder needs no --data-dir
 
-Then: python scripts/train.py --data-dir D  (without it, the default). Every command takes all of these forms itself,
-as --data-dir; a prepared folder can be read by tfds.load("cifar10", data_dir=D), too. A broken download goes on where
-it stopped.
+Every command also takes each of these forms as --data-dir, and tfds.load("cifar10", data_dir=D) reads a prepared
+folder. A broken download resumes where it stopped.
 """
 
 
 def parser() -> cli.ArgumentParser:
-    """The command line."""
+    """Return the command line's parser."""
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
     forms = (
         "cifar-10-python.tar.gz or cifar-10-binary.tar.gz, its extracted folder, the folder above it, a "
         "tensorflow-datasets folder (array_record or tfrecord), or an http(s):// or file:// address; "
-        "without it, downloads from the official host or a public mirror"
+        "without it, CIFAR-10 is downloaded from the official host or a public mirror"
     )
     add("--from", dest="source", metavar="FILE-FOLDER-OR-URL", help=forms)
     add("--data-dir", metavar="D", help="where to put it ($TFDS_DATA_DIR, else ~/tensorflow_datasets)")
@@ -33,7 +37,7 @@ def parser() -> cli.ArgumentParser:
 
 
 def main() -> None:
-    """Prepare as the command line says, and print the folder."""
+    """Prepare CIFAR-10 as the command line says, and print its folder."""
     arguments = parser().parse_args()
     start = time.monotonic()
     folder = data.prepare(arguments.source, arguments.data_dir, arguments.allow_modified, arguments.mirror)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import parity
-from jaxcnn import cli, data, files, fit, model, platform, sharding, weights
+from jaxcnn import cli, data, files, fit, model, platform, processes, sharding, weights
 from jaxcnn.config import DEFAULTS, Config, read_config, resumed, to_json
 from jaxcnn.errors import UserError
 from jaxcnn.run_directory import RunDirectory
@@ -83,8 +83,8 @@ def main() -> int:
     """Parse, join the other processes if there are any, train; the exit status."""
     arguments = vars(parser().parse_args())
     cluster = [arguments.pop(name) for name in ("coordinator", "num_processes", "process_id")]
-    sharding.check_flags(*cluster)
-    with sharding.joined(*cluster):
+    processes.check_flags(*cluster)
+    with processes.joined(*cluster):
         return train(arguments)
 
 
@@ -96,7 +96,7 @@ def train(arguments: dict[str, Any]) -> int:
     if "data_dir" in given and not re.match(r"(https?|file):", given["data_dir"]):
         given["data_dir"] = str(Path(given["data_dir"]).expanduser().absolute())
     devices = platform.start(chosen, cpu_devices=count)
-    sharding.settle(devices)
+    processes.settle(devices)
     config, params = configured(given, run, resume) if sharding.is_first() else (None, None)
     config = agreed(config, given)
     mesh = sharding.make_mesh(devices, count, config.batch_size)

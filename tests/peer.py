@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxcnn import data, fit, platform, sharding, train
+from jaxcnn import data, fit, platform, processes, sharding, train
 from jaxcnn.config import DEFAULTS, Config
 from jaxcnn.data import Dataset
 from jaxcnn.model import CNN
@@ -60,8 +60,8 @@ def trajectories(mesh: Mesh) -> dict[str, np.ndarray]:
 
 
 def run_trajectory(devices: str, path: str, *cluster: str) -> None:
-    with sharding.joined(cluster[0], int(cluster[1]), int(cluster[2])):
-        sharding.settle(platform.start("cpu", int(devices)))
+    with processes.joined(cluster[0], int(cluster[1]), int(cluster[2])):
+        processes.settle(platform.start("cpu", int(devices)))
         mesh = sharding.make_mesh(jax.devices(), int(devices), 32)
         found = trajectories(mesh)
         config, run = narrow(epochs=1), RunDirectory(Path("run"))
@@ -73,8 +73,8 @@ def run_trajectory(devices: str, path: str, *cluster: str) -> None:
 
 def run_train(faults: str, *arguments: str) -> None:
     DEFAULTS["digits"] = narrow()
-    sharding.START_SECONDS = 1 if "hasty" in faults else 30
-    sharding.SILENCE_SECONDS = 4
+    processes.START_SECONDS = 1 if "hasty" in faults else 30
+    processes.SILENCE_SECONDS = 4
     fit.TICK_SECONDS = 0.0
     fit.fit = partial(fit.fit, checkpoint_seconds=0.0)
     data.load = lambda *_: small_dataset()

@@ -36,7 +36,7 @@ def ends(axes):
 
 
 def saved(figure, path):
-    """What tells the colour that the saved picture has at a place of one of its Axes."""
+    """Save a figure, and return a function that gives the picture's colour at a point of one of its Axes."""
     figures.save(figure, path)
     picture = np.asarray(Image.open(path).convert("RGB"))
 
@@ -74,9 +74,9 @@ def test_every_pixel_of_every_map_has_the_colour_of_its_value(tmp_path, subject,
         top, bottom = sorted(heights)  # the unit is an inch from the top
         for row, y in enumerate((0.75 * top + 0.25 * bottom, 0.25 * top + 0.75 * bottom)):
             for column, x in enumerate((0.75 * left + 0.25 * right, 0.25 * left + 0.75 * right)):
-                found = pixel(grid, x, y)
+                colour = pixel(grid, x, y)
                 expected = 255 * np.array(to_rgb(colours(norm(maps[row, column, i]))))
-                assert np.abs(found - expected).max() <= 1.5
+                assert np.abs(colour - expected).max() <= 1.5
     assert ends(figure.axes[3]) == ([f"{low}", "0", "1"] if low else ["0", "0.5", "1"])
 
 
@@ -129,7 +129,7 @@ def test_dead_maps_are_marked(subject, scale, value):
 
 
 def test_numbers_of_any_size_and_none(tmp_path, subject):
-    """Warnings are errors here: no division by zero, no overflow. What is not finite is grey and sets no scale."""
+    """Without a warning of division by zero or overflow. A value that is not finite is grey and sets no scale."""
     odd = np.float32([[np.nan, np.inf], [-1, 2]])
     maps = np.stack(
         [odd, np.zeros_like(odd), np.float32([[3e38, -3e38], [1, 1]]), np.full((2, 2), 1e-44, np.float32)], axis=-1
@@ -139,8 +139,8 @@ def test_numbers_of_any_size_and_none(tmp_path, subject):
     figure = map_figures.feature_maps(maps[..., :2], "odd", subject)
     assert figure.axes[2].images[0].norm.vmax == 2
     left, right, bottom, top = figure.axes[2].images[0].get_extent()
-    found = saved(figure, tmp_path / "a.png")(figure.axes[2], left + 0.1, top + 0.1)
-    np.testing.assert_array_equal(found, [0xBB] * 3)
+    colour = saved(figure, tmp_path / "a.png")(figure.axes[2], left + 0.1, top + 0.1)
+    np.testing.assert_array_equal(colour, [0xBB] * 3)
 
 
 def test_few_values_are_bars_and_many_a_strip(subject):
@@ -169,14 +169,14 @@ def test_jax_beside_pytorch_and_their_difference(subject):
     theirs = ours.copy()
     theirs[1, 2, 3] -= 1e-3
     figure = map_figures.comparison(ours, theirs, "act1", subject)
-    one, two, difference = (axes for axes in figure.axes if len(axes.images) == 8)
+    jax_axes, torch_axes, difference = (axes for axes in figure.axes if len(axes.images) == 8)
     for i in range(8):
-        np.testing.assert_array_equal(one.images[i].get_array(), ours[..., i])
-        np.testing.assert_array_equal(two.images[i].get_array(), theirs[..., i])
+        np.testing.assert_array_equal(jax_axes.images[i].get_array(), ours[..., i])
+        np.testing.assert_array_equal(torch_axes.images[i].get_array(), theirs[..., i])
         np.testing.assert_array_equal(difference.images[i].get_array(), ours[..., i].astype(float) - theirs[..., i])
-    assert one.images[0].norm.vmax == two.images[0].norm.vmax == max(ours.max(), theirs.max())
+    assert jax_axes.images[0].norm.vmax == torch_axes.images[0].norm.vmax == max(ours.max(), theirs.max())
     assert difference.images[0].norm.vmin == -difference.images[0].norm.vmax
-    assert [len(axes.lines) for axes in (one, two, difference)] == [1, 1, 0]
+    assert [len(axes.lines) for axes in (jax_axes, torch_axes, difference)] == [1, 1, 0]
     text = " ".join(words(figure))
     assert "largest difference 0.001, largest value" in text
     assert "both are equal" in " ".join(words(map_figures.comparison(ours, ours, "act1", subject)))

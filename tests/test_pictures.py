@@ -101,7 +101,7 @@ def png(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("absent", "no such"), ("folder", "no such"), ("empty", "no picture"), ("text", "no picture"),
+    [("absent", "no such"), ("folder", "no such"), ("empty", "not a picture"), ("text", "not a picture"),
      ("cut", "truncated"), ("flipped", "not a readable"), ("zero", "picture"), ("bomb", "89 million"),
      ("small bomb", "89 million"), ("float", "32 bits")],
 )  # fmt: skip
@@ -127,7 +127,7 @@ def test_what_is_no_picture_is_an_error_of_one_line(tmp_path, kind, words):
 
 @given(data=st.data(), suffix=st.sampled_from([".png", ".jpg", ".gif", ".tif", ".webp"]))
 def test_a_damaged_picture_is_read_or_refused_in_one_line(tmp_path_factory, data, suffix):
-    """Cut short, bits flipped, a piece overwritten: 32 x 32 pixels or a UserError, whatever the decoder makes of it."""
+    """A picture that is cut or partly overwritten gives 32 x 32 pixels or a UserError, whatever the decoder raises."""
     path = tmp_path_factory.getbasetemp() / f"damaged{suffix}"
     Image.fromarray(RAMP).save(path)
     content = bytearray(path.read_bytes())

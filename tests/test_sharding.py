@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn import fit, sharding, train
+from jaxcnn import fit, processes, sharding, train
 from jaxcnn.config import Config
 from jaxcnn.errors import UserError
 from jaxcnn.model import PARAMETERS
@@ -106,7 +106,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_those_that_do(count, batch
 )
 def test_flags_that_contradict_are_one_line_before_anything_starts(arguments, words, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py", *arguments.split()])
-    monkeypatch.setattr(sharding, "_connect", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(processes, "_connect", lambda *_: pytest.fail("started"))
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / "scripts/train.py"), run_name="__main__")
     said = capsys.readouterr().err

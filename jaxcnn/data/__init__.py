@@ -1,4 +1,4 @@
-"""Data sets as uint8 arrays in memory: CIFAR-10 from whatever form it is found in, and scikit-learn's digits."""
+"""Data sets as uint8 arrays in memory: CIFAR-10 from any of its forms, and scikit-learn's digits."""
 
 import os
 import re
@@ -13,15 +13,16 @@ from jaxcnn.progress import say
 
 __all__ = ["Dataset", "Split", "load", "prepare"]
 
-TODO = "look after its rights and its disk, or name another place"
+CHECK_DISK = "check its permissions and its disk, or name another place"
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """The data set `cifar10` or `digits`: images uint8 [n, 32, 32, 3], labels uint8 [n], rows in the order of ids.
+    """Return the data set `cifar10` or `digits`, its images uint8 [n, 32, 32, 3] in the order of their ids.
 
-    CIFAR-10 is taken from `data_dir`: a tensorflow-datasets folder, an official archive, its extracted folder, the
-    folder above, or an address of one. Without it, from `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`, into which
-    it is downloaded where it is not there yet. UserError for anything that is missing, damaged or not CIFAR-10.
+    data_dir: where CIFAR-10 is: a tensorflow-datasets folder, an official archive, its extracted folder, the folder
+    above, or an address of one. The default is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. If CIFAR-10 is not in
+    the default folder, it is downloaded into it.
+    Raise UserError if the data is missing, damaged or not CIFAR-10.
     """
     if name == "digits":
         from jaxcnn.data.digits import load_digits
@@ -29,7 +30,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
         return load_digits()
     if name != "cifar10":
         raise UserError(f"no data set {name!r}", "--dataset", "there are cifar10 and digits")
-    with os_errors("{}", TODO):
+    with os_errors("{}", CHECK_DISK):
         source = (_find_in(default_dir()) or prepare(None)) if data_dir is None else find(data_dir)
         return storage.cached(source, lambda: _read(source, storage.user_cache(), allow_modified=False))
 
@@ -40,13 +41,14 @@ def prepare(
     allow_modified: bool = False,
     mirror: str | None = None,
 ) -> Path:
-    """Make `data_dir/cifar10/3.0.2` for tensorflow-datasets, all of it or nothing, and return that folder.
+    """Write CIFAR-10 to `data_dir/cifar10/3.0.2` for tensorflow-datasets, whole or not at all; return that folder.
 
-    source: what `load` takes, or None to download (from `mirror` or `$JAXCNN_CIFAR10_MIRROR` first).
-    allow_modified: take an archive whose checksum is not the official one.  UserError as for `load`.
+    source: what `load` takes, or None to download it, first from `mirror` or `$JAXCNN_CIFAR10_MIRROR`.
+    allow_modified: whether to take an archive whose checksum is not the official one.
+    Raise UserError for the same reasons as `load`.
     """
-    with os_errors("{}", TODO):
-        found = download.default_addresses(mirror) if source is None else find(source)
+    with os_errors("{}", CHECK_DISK):
+        origin = download.default_addresses(mirror) if source is None else find(source)
         folder = default_dir() if data_dir is None else Path(data_dir).expanduser()
         version = folder / "cifar10" / tfds_folder.VERSION
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,31 +56,31 @@ def prepare(
             if (version / "dataset_info.json").is_file():
                 say(f"already there, and left as it is: {version}")
                 return version
-            # 150 MB of shards, 184 of decoded images, 170 of an archive where it is downloaded
+            # 150 MB of shards, 184 of decoded images, 170 of an archive if it is downloaded
             storage.require_space(folder, megabytes=600)
-            data = _read(found, folder / "downloads", allow_modified)
+            data = _read(origin, folder / "downloads", allow_modified)
             tfds_folder.write(data, version)
             storage.cached(version, lambda: data)
     return version
 
 
 def default_dir() -> Path:
-    """`$TFDS_DATA_DIR`, else `~/tensorflow_datasets`: where tensorflow-datasets looks, too."""
+    """Return `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`, as tensorflow-datasets does."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find(source: str | os.PathLike[str]) -> Path | str:
-    """A file or folder with CIFAR-10 at or under a path, or an address; UserError where there is nothing of it."""
+    """Return the file or folder of CIFAR-10 at or under a path, or an address. Raise UserError if there is none."""
     text = str(source)
-    if match := re.match(r"(https?):/+(.+)", text):  # pathlib makes one slash of two
+    if match := re.match(r"(https?):/+(.+)", text):  # pathlib turns two slashes into one
         return f"{match[1]}://{match[2]}"
     local = url2pathname(urlsplit(text).path) if text.startswith("file:") else text
     path = Path(local).expanduser().resolve()
     if not path.exists():
-        raise UserError("no such file or folder", path, download.WAYS_ON)
-    if found := path if path.is_file() else _find_in(path):
-        return found
-    raise UserError("no CIFAR-10 in this folder", path, download.WAYS_ON)
+        raise UserError("no such file or folder", path, download.OTHER_SOURCES)
+    if data := path if path.is_file() else _find_in(path):
+        return data
+    raise UserError("no CIFAR-10 in this folder", path, download.OTHER_SOURCES)
 
 
 def _find_in(folder: Path) -> Path | None:
@@ -91,7 +93,7 @@ def _find_in(folder: Path) -> Path | None:
 
 
 def _read(source: Path | str | list[str], downloads: Path, allow_modified: bool) -> Dataset:
-    """A file, a folder, or what an address (or the first good one of some) gives."""
+    """Return the data set in a file or a folder, at an address, or at the first address of a list that gives it."""
     if isinstance(source, Path) and source.is_file():
         return official.read_archive(source, allow_modified)
     if isinstance(source, Path):

@@ -1,4 +1,4 @@
-"""What a data set is, whatever form it was found in."""
+"""Data sets in memory: images, labels and class names."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from jaxcnn.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """Images, labels and ids of one split, in the order of their ids: row i is `<split>_<i>` of the original files.
+    """Images and labels of one split, in the order of their ids: row i is image i of the original files.
 
     images: uint8 [n, height, width, channels], 0 to 255.  labels: uint8 [n], an index into `Dataset.class_names`.
     name: `train` or `test`.
@@ -25,7 +25,7 @@ class Split:
 
     @property
     def ids(self) -> list[str]:
-        """`train_00000`, `train_00001`, ...: tensorflow-datasets' ids, the index into the original files."""
+        """The ids of tensorflow-datasets: `train_00000`, `train_00001`, ..., by position in the original files."""
         return [f"{self.name}_{i:05d}" for i in range(len(self))]
 
 
@@ -39,10 +39,10 @@ class Dataset:
     test: Split
 
     def find(self, image_id: str) -> tuple[UInt8[np.ndarray, "h w c"], int]:
-        """The image and label of an id such as `train_00007`; UserError where there is none."""
+        """Return the image and the label with an id such as `train_00007`. Raise UserError if there is none."""
         for split in (self.train, self.test):
             if image_id in (ids := split.ids):
                 index = ids.index(image_id)
                 return split.images[index], int(split.labels[index])
-        known = f"train_00000 to {self.train.ids[-1]} and test_00000 to {self.test.ids[-1]}"
-        raise UserError(f"no image {image_id!r}", f"data set {self.name}", f"ids run from {known}")
+        ranges = f"train_00000 to {self.train.ids[-1]} and test_00000 to {self.test.ids[-1]}"
+        raise UserError(f"no image {image_id!r}", f"data set {self.name}", f"ids are {ranges}")

@@ -1,17 +1,18 @@
-"""Scikit-learn's handwritten digits: 1,797 real images that come with the installation."""
+"""Scikit-learn's handwritten digits: 1,797 real images that its package contains."""
 
 import importlib.util
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from jaxcnn.data.dataset import Dataset, Split
 from jaxcnn.errors import UserError
 
 
 def load_digits() -> Dataset:
-    """The 8x8 digits enlarged to uint8 [n, 32, 32, 3] in grey; every fifth image of a class is a test image."""
-    # The file is read where it lies: `import sklearn.datasets` takes 0.8 s, nearly all of it SciPy's.
+    """Return the digits enlarged to grey uint8 [n, 32, 32, 3]. Every fifth image of a class is a test image."""
+    # Read without importing sklearn.datasets, which takes 0.8 s, nearly all of it SciPy's.
     spec = importlib.util.find_spec("sklearn")
     path = Path(spec.origin if spec and spec.origin else "sklearn").parent / "datasets" / "data" / "digits.csv.gz"
     if not path.is_file():
@@ -29,7 +30,7 @@ def load_digits() -> Dataset:
     )
 
 
-def _enlarge(small: np.ndarray) -> np.ndarray:
+def _enlarge(small: UInt8[np.ndarray, "n 8 8"]) -> UInt8[np.ndarray, "n 32 32 3"]:
     from PIL import Image
 
     grey = np.round(small * (255 / 16)).astype(np.uint8)

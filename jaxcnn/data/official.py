@@ -1,4 +1,4 @@
-"""The official forms of CIFAR-10 (https://www.cs.toronto.edu/~kriz/cifar.html): two archives, and their folders."""
+"""The official forms of CIFAR-10 (https://www.cs.toronto.edu/~kriz/cifar.html): two archives and their folders."""
 
 import gzip
 import hashlib
@@ -22,23 +22,23 @@ BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data
 PER_BATCH = 10_000
 PIXELS = 3 * 32 * 32
 
-# Name, sha256 and bytes of the archives; the binary one, which needs no pickle, is preferred.
+# Name, sha256 and bytes of each archive. The binary one comes first, since it needs no pickle.
 ARCHIVES = {
     "cifar-10-binary.tar.gz": ("c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd", 170_052_171),
     "cifar-10-python.tar.gz": ("6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce", 170_498_071),
 }
-AGAIN = "get it again, or run scripts/prepare_data.py without --from to download it"
+GET_ANOTHER_COPY = "get another copy, or run scripts/prepare_data.py without --from to download one"
 
 
 def dataset(images: UInt8[np.ndarray, "n 32 32 3"], labels: UInt8[np.ndarray, "n"]) -> Dataset:
-    """CIFAR-10 of all images, the training images first, each split in the order of the official batches."""
+    """Return CIFAR-10 from all its images in the order of the official batches, those for training first."""
     n = 5 * PER_BATCH
     train, test = Split("train", images[:n], labels[:n]), Split("test", images[n:], labels[n:])
     return Dataset(name="cifar10", class_names=CLASS_NAMES, train=train, test=test)
 
 
 def read_folder(folder: Path) -> Dataset:
-    """The six batches of an extracted archive, python or binary."""
+    """Read the six batches of an extracted archive, python or binary."""
     suffix = ".bin" if any(folder.glob("*_batch*.bin")) else ""
 
     def files() -> Iterator[tuple[str, IO[bytes]]]:
@@ -51,40 +51,42 @@ def read_folder(folder: Path) -> Dataset:
 
 
 def read_archive(path: Path, allow_modified: bool = False) -> Dataset:
-    """The six batches of `cifar-10-{python,binary}.tar.gz`; UserError for others, unless `allow_modified`.
+    """Read the six batches of `cifar-10-{python,binary}.tar.gz`.
 
-    Nothing is unpacked to disk, so no member's name can lead outside a folder.
+    Nothing is unpacked to disk, where a member's name could lead outside a folder.
+    Raise UserError if the archive is damaged or, unless `allow_modified`, not an official one.
     """
     check(path, allow_modified)
     try:
         with gzip.open(path) as file:
             with tarfile.open(fileobj=file, mode="r|") as archive:
                 data = _assemble(_members(archive), path)
-            while file.read(1 << 20):  # only the end of the stream has its checksum
+            while file.read(1 << 20):  # gzip checks its checksum at the end of the stream
                 pass
             return data
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, OverflowError) as error:
-        raise UserError(f"truncated or damaged archive ({error})", path, AGAIN) from error
+        raise UserError(f"truncated or damaged archive ({error})", path, GET_ANOTHER_COPY) from error
 
 
 def check(path: Path, allow_modified: bool = False) -> None:
-    """UserError unless a file is one of the official archives, or any gzip file where `allow_modified`."""
+    """Raise UserError if a file is not an official archive or, with `allow_modified`, not a gzip file."""
     with path.open("rb") as file:
         head = file.read(512)
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not head.startswith(b"\x1f\x8b"):
         page = b"<html" in head.lower() or b"<!doctype" in head.lower()
-        raise UserError("an HTML page, not an archive" if page else "not a .tar.gz archive", path, AGAIN)
+        raise UserError("an HTML page, not an archive" if page else "not a .tar.gz archive", path, GET_ANOTHER_COPY)
     if not allow_modified and digest not in [sha256 for sha256, _ in ARCHIVES.values()]:
         size, sizes = path.stat().st_size, " or ".join(f"{size:,}" for _, size in ARCHIVES.values())
         what = f"not an official CIFAR-10 archive (sha256 {digest[:12]}..., {size:,} bytes instead of {sizes})"
-        raise UserError(what, path, f"{AGAIN}, or where you trust it: prepare_data.py --from it --allow-modified")
+        todo = f"{GET_ANOTHER_COPY}, or if you trust it: prepare_data.py --from it --allow-modified"
+        raise UserError(what, path, todo)
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
     for member in archive:
-        # A few hundred kilobytes of gzip can unfold to anything.
+        # A few hundred kilobytes of gzip can expand to any size.
         if member.offset_data + member.size > 2 * len(BATCHES) * _limit():
             raise tarfile.ReadError("far larger than CIFAR-10")
         name = Path(member.name).name
@@ -109,12 +111,15 @@ def _assemble(files: Iterable[tuple[str, IO[bytes]]], where: Path) -> Dataset:
             missing.pop(BATCHES[batch], None)
             update(1)
     if missing:
-        raise UserError(f"batch missing: {', '.join(missing)}", where, AGAIN)
+        raise UserError(f"batch missing: {', '.join(missing)}", where, GET_ANOTHER_COPY)
     return dataset(images.reshape(-1, 32, 32, 3), labels.reshape(-1))
 
 
 def _parse(content: bytes, where: Path) -> tuple[UInt8[np.ndarray, "n 3072"], UInt8[np.ndarray, "n"]]:
-    """Pixels (all red, all green, all blue of an image) and labels of a batch; UserError names its file."""
+    """Return a batch's pixels (an image's red plane, then green, then blue) and its labels.
+
+    Raise UserError, which names the file, if its content is not that of a batch.
+    """
     try:
         if where.suffix == ".bin":
             rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)
@@ -126,17 +131,17 @@ def _parse(content: bytes, where: Path) -> tuple[UInt8[np.ndarray, "n 3072"], UI
                 raise ValueError(f"array of {dtype.args[0]!r}")
             pixels, labels = np.frombuffer(data, np.uint8).reshape(shape), list(batch[b"labels"])
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"not a CIFAR-10 batch, or cut or damaged ({error!r:.80})", where, AGAIN) from error
+        raise UserError(f"not a CIFAR-10 batch, or cut or damaged ({error!r:.80})", where, GET_ANOTHER_COPY) from error
     if (pixels.shape, len(labels)) != ((PER_BATCH, PIXELS), PER_BATCH):
         what = f"{pixels.shape} with {len(labels):,} labels instead of {PER_BATCH:,} images"
-        raise UserError(f"batch of the wrong size ({what})", where, AGAIN)
-    if wrong := [label for label in labels if type(label) is not int or not 0 <= label < len(CLASS_NAMES)]:
-        raise UserError(f"label {wrong[0]!r:.20}, where 0 to 9 are known", where, AGAIN)
+        raise UserError(f"batch of the wrong size ({what})", where, GET_ANOTHER_COPY)
+    if unknown := [label for label in labels if type(label) is not int or not 0 <= label < len(CLASS_NAMES)]:
+        raise UserError(f"label {unknown[0]!r:.20} is not one of 0 to 9", where, GET_ANOTHER_COPY)
     return pixels, np.array(labels, dtype=np.uint8)
 
 
 class _Standin:
-    """Takes the place of numpy's array and dtype: keeps what they would be made of, and runs nothing of it."""
+    """A stand-in for numpy's array and dtype, which keeps their arguments and state and runs nothing."""
 
     def __init__(self, *args: object) -> None:
         self.args = args
@@ -145,9 +150,9 @@ class _Standin:
         self.state = state
 
 
-# In Python, since eight bytes (LONG_BINPUT with index 2^28) make the C unpickler fill 4 GB of memory.
+# In Python, since eight bytes (LONG_BINPUT with index 2^28) make the C unpickler allocate 4 GB.
 class _BatchUnpickler(pickle._Unpickler):
-    """Can build the one structure of the official batches: strings, numbers, lists, dicts and one array."""
+    """An unpickler of what the official batches hold: strings, numbers, lists, dicts and one array."""
 
     def find_class(self, module: str, name: str) -> type[_Standin]:
         if (module, name) in [("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")]:

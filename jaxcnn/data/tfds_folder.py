@@ -1,4 +1,4 @@
-"""CIFAR-10 as tensorflow-datasets keeps it, read and written without TensorFlow (which would take the GPU's memory)."""
+"""CIFAR-10 in the folders of tensorflow-datasets, without TensorFlow, which would take the GPU's memory."""
 
 import contextlib
 import io
@@ -22,15 +22,15 @@ CHUNK = 4096  # records
 
 
 def find(folder: Path) -> Path | None:
-    """The version folder of CIFAR-10: this folder, or the newest 3.x.x under `folder/cifar10` or `folder`."""
+    """Return CIFAR-10's version folder: this folder, or the newest 3.x.x in `folder/cifar10` or `folder`."""
     for pattern in ("dataset_info.json", "cifar10/3.*.*/dataset_info.json", "3.*.*/dataset_info.json"):
-        if found := sorted(folder.glob(pattern)):
-            return found[-1].parent
+        if descriptions := sorted(folder.glob(pattern)):
+            return descriptions[-1].parent
     return None
 
 
 def read(folder: Path) -> Dataset:
-    """A version folder of array_record or tfrecord files, in the order of the ids; UserError for a damaged one."""
+    """Read a version folder of array_record or tfrecord files. Raise UserError if it is damaged."""
     n, where = len(official.BATCHES) * official.PER_BATCH, folder
     images, labels, seen = np.empty((n, 32, 32, 3), np.uint8), np.empty(n, np.uint8), np.zeros(n, bool)
     data = official.dataset(images, labels)
@@ -67,7 +67,7 @@ def _shards(folder: Path) -> tuple[list[Path], Callable[[Path], Iterator[bytes]]
 
 
 def _decode(record: bytes) -> tuple[bytes, UInt8[np.ndarray, "32 32 3"], int]:
-    """Id, image and label of a record, in 6 us and 67 for the PNG; tfds' deserialize_example_np takes 92 and 67."""
+    """Return a record's id, image and label: 6 us, and 67 for the PNG. tfds' deserialize_example_np takes 92 and 67."""
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -88,25 +88,25 @@ def _array_records(path: Path) -> Iterator[bytes]:
 
 
 def _tf_records(path: Path) -> Iterator[bytes]:
-    """Framed as length, its CRC, bytes, their CRC (https://www.tensorflow.org/tutorials/load_data/tfrecord)."""
+    """Yield a file's records: length, its CRC, bytes, their CRC (tensorflow.org/tutorials/load_data/tfrecord)."""
     content, position = path.read_bytes(), 0
     while position < len(content):
         parts: list[bytes] = []
-        marks: list[int] = []
+        checksums: list[int] = []
         while position < len(content) and len(parts) < CHUNK:
             (length,) = struct.unpack_from("<Q", content, position)
             for size in 8, length:
                 parts.append(content[position : position + size])
-                marks += struct.unpack_from("<I", content, position + size)
+                checksums += struct.unpack_from("<I", content, position + size)
                 position += size + 4
-        if (_masked_crc32c(parts) != np.array(marks, np.uint32)).any():
+        if (_masked_crc32c(parts) != np.array(checksums, np.uint32)).any():
             raise ValueError("wrong checksum of a record")
         yield from parts[1::2]
 
 
 def _masked_crc32c(parts: list[bytes]) -> UInt32[np.ndarray, "n"]:
-    """TFRecord's CRC-32C of each part, byte i of all parts at once: Python has none, and a loop takes minutes."""
-    table: UInt32[np.ndarray, 256] = np.arange(256, dtype=np.uint32)
+    """Return TFRecord's CRC-32C of each part. Python has none, and a loop over single bytes takes minutes."""
+    table: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = (table >> 1) ^ (table & 1) * np.uint32(0x82F63B78)
     lengths = np.array([len(part) for part in parts])
@@ -120,10 +120,10 @@ def _masked_crc32c(parts: list[bytes]) -> UInt32[np.ndarray, "n"]:
 
 
 def write(data: Dataset, version: Path) -> None:
-    """Make a version folder of array_record files in tfds' own shuffled order, all of it or nothing."""
+    """Write a version folder of array_record files in tfds' shuffled order, whole or not at all."""
     import tensorflow_datasets as tfds
 
-    for leftover in version.parent.glob("*incomplete*"):  # of a killed run: whoever calls this holds the lock
+    for leftover in version.parent.glob("*incomplete*"):  # of a killed run, since the caller holds the lock
         shutil.rmtree(leftover)
     with progress(f"writing {version}", len(data.train) + len(data.test), "images") as update:
         builder = _builder_class(data, update)(data_dir=version.parent.parent, file_format="array_record")
@@ -137,7 +137,7 @@ def _builder_class(data: Dataset, update: Callable[[int], object]) -> Any:
     from tensorflow_datasets.core import registered
     from tensorflow_datasets.image_classification import cifar
 
-    # tfds' own class keeps name, version and features; its generators open files and encode images with TensorFlow.
+    # tfds' class gives name, version and features. Its generators, replaced here, need TensorFlow.
     with registered.skip_registration():
 
         class Cifar10(cifar.Cifar10):

@@ -125,13 +125,13 @@ def _small_batches():
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, _small_batches) -> Forms:
-    """All forms, to be read only."""
+    """All forms, which no test may change."""
     return Forms(tmp_path_factory.mktemp("forms"))
 
 
 @pytest.fixture
 def forms(made: Forms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Forms:
-    """All forms, one's own copy; the archives count as official ones. Home, cache and network are empty."""
+    """A test's own copy of all forms, whose archives count as official. Home, cache and network are empty."""
     root = made.python_tar.parent
     shutil.copytree(root, tmp_path / "forms")
     mine = copy.copy(made)
@@ -193,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def cuts(self, body, start, name):
-        """Breaks off after a third of the file, whatever it was asked for."""
+        """Breaks off each answer after a third of the file."""
         self.answer(body[: start + len(body) // 3], start, length=len(body) - start)
 
     def dies(self, body, start, name):
@@ -251,7 +251,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(forms: Forms):
-    """Addresses of this session's own misbehaving host: `server(behaviour)` is a folder's address."""
+    """A local host that misbehaves as asked: `server(behaviour)` is a folder's address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as host:
         host.daemon_threads = True
         host.block_on_close = False
@@ -268,7 +268,7 @@ def server(forms: Forms):
 
 @pytest.fixture
 def readonly(tmp_path_factory: pytest.TempPathFactory):
-    """Makes a folder one that this process cannot write, root or not (root acts as `nobody` until the test ends)."""
+    """Make folders read-only for this process, even for root, which acts as `nobody` until the test ends."""
     uid = os.geteuid()
 
     def make(*folders: Path) -> None:
@@ -287,7 +287,7 @@ def readonly(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def process():
-    """Start Python code that has `data` and its modules, with the small batches, in a process of its own."""
+    """Start Python code in another process, with `data` and its modules imported and the small batches."""
     # The package's own __init__ takes a second for JAX, which the data room does without.
     start = "import os, sys, types; sys.modules['jaxcnn'] = types.ModuleType('jaxcnn')\n"
     start += f"sys.modules['jaxcnn'].__path__ = [{str(Path(data.__file__).parents[1])!r}]\n"

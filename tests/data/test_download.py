@@ -24,7 +24,7 @@ def test_hosts_that_serve_in_the_end(server, forms, tmp_path, behaviour):
     sent = [start for kind, start in server.requests if kind == behaviour and start]
     if behaviour in ("cuts", "stalls_midway"):
         assert len(sent) > 1
-        assert int(sent[1][6:-1]) > 10_000  # went on, and did not begin anew
+        assert int(sent[1][6:-1]) > 10_000  # resumed
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_address_of_a_file_and_one_that_is_not_there(server, forms, tmp_path):
 
 
 def test_loaded_from_an_address_once(server, forms):
-    """The arrays are kept in the user's cache folder, so that the second start asks nobody."""
+    """The arrays are cached in the user's cache folder, and the second start asks no host."""
     for _ in range(2):
         forms.assert_same(data.load("cifar10", Path(server("good"))))  # pathlib makes http:/ of http://
     assert [kind for kind, start in server.requests if start] == ["good"]
@@ -71,7 +71,7 @@ def test_loaded_from_an_address_once(server, forms):
 
 
 def test_addresses_in_turn(server, forms, tmp_path, monkeypatch):
-    """A dead, an empty, a lying and a breaking host, then one that goes on from where the last one broke."""
+    """A dead, a failing, a lying and a breaking host, then one that resumes what the last one broke off."""
     monkeypatch.setattr(
         download, "HOSTS", ("http://127.0.0.1:9/", server("failing"), server("html"), server("dies"), server("good"))
     )

@@ -1,4 +1,4 @@
-"""Bad batches and archives: one line each that names the file, whatever the bytes."""
+"""Bad batches and archives: any bytes are refused in one line that names the file."""
 
 import gzip
 import pickle
@@ -39,7 +39,7 @@ class Evil:
         (pickled(LABELS, PIXELS)[:-100], "not a CIFAR-10 batch, or cut or damaged"),
         (pickled(LABELS[1:], PIXELS), "wrong size.*9 labels instead of 10"),
         (pickled(LABELS, PIXELS[3072:]), r"wrong size \(\(9, 3072\)"),
-        (pickled([*LABELS[1:], 17], PIXELS), "label 17, where 0 to 9 are known"),
+        (pickled([*LABELS[1:], 17], PIXELS), "label 17 is not one of 0 to 9"),
         (pickled(LABELS, PIXELS, dtype=b"i1"), "array of b'i1'"),
         (pickled(LABELS, PIXELS, dtype=b"O8"), "array of b'O8'"),
         (
@@ -53,7 +53,7 @@ class Evil:
 )
 def test_bad_python_batch(forms, content, message):
     (forms.python / "data_batch_3").write_bytes(content)
-    refuse(forms.python, f"{message}.*data_batch_3; get it again")
+    refuse(forms.python, f"{message}.*data_batch_3; get another copy")
     assert not Path("/tmp/jaxcnn-evil").exists()
 
 
@@ -187,7 +187,7 @@ def test_damaged_archive_is_refused_or_the_same(made, tmp_path_factory, form, ch
 def test_damaged_pickle_is_refused_or_a_batch(changes, content):
     """Without a checksum a changed pixel cannot be told; anything but a batch can."""
     good = pickled(LABELS, PIXELS)
-    if content:  # where the opcodes are
+    if content:  # leave the opcodes only
         good = good.replace(PIXELS, b"")
     try:
         pixels, labels = official._parse(damaged(good, changes), Path("data_batch_1"))

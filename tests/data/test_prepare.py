@@ -23,7 +23,7 @@ POINTS = {
 
 
 def test_killed_anywhere(process, forms, tmp_path):
-    """The next start finds nothing or all of it, and goes on; no rest stays."""
+    """The next start finds all of it or nothing, completes it, and leaves no temporary file."""
     running = {
         point: process(f"{patch}\ndata.prepare({str(forms.python)!r}, {str(tmp_path / point)!r})")
         for point, patch in POINTS.items()
@@ -44,17 +44,17 @@ def test_killed_anywhere(process, forms, tmp_path):
 
 
 def test_two_at_once(process, forms, tmp_path):
-    """One works, the other says that it waits, and takes the result."""
+    """The first works. The second says that it waits, and takes the result."""
     slowly = "import contextlib, time\n"
     slowly += "tfds_folder.progress = lambda *a: contextlib.nullcontext(lambda k: time.sleep(0.03))\n"
     prepare = f"print(data.prepare({str(forms.python)!r}, {str(tmp_path / 'to')!r}))"
-    one = process(slowly + prepare)
+    first = process(slowly + prepare)
     lock = tmp_path / "to/.cifar10.lock"
     while not lock.exists():
         time.sleep(0.01)
-    two = process(prepare)
-    outputs = [p.communicate(timeout=60) for p in (one, two)]
-    assert (one.returncode, two.returncode) == (0, 0), outputs
+    second = process(prepare)
+    outputs = [p.communicate(timeout=60) for p in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), outputs
     assert "waiting" not in outputs[0][1]
     assert "waiting for it" in outputs[1][1]
     assert "already there" in outputs[1][1]

@@ -1,4 +1,4 @@
-"""Decoded arrays: kept, noticed when stale or damaged, kept elsewhere where the folder cannot be written."""
+"""Decoded arrays: cached, noticed when stale or damaged, cached elsewhere if the folder cannot be written."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from jaxcnn.errors import UserError
 
 @pytest.fixture
 def reads(monkeypatch):
-    """How often something was decoded."""
+    """A list with an item for each time that something was decoded."""
     count = []
     for module, name in ((official, "read_folder"), (official, "read_archive"), (tfds_folder, "read")):
         real = getattr(module, name)
@@ -35,7 +35,7 @@ def test_prepared_folder_is_decoded_already(forms, reads, tmp_path):
     assert len(reads) == 1
 
 
-def test_stale_arrays_are_made_anew(forms, reads, capsys):
+def test_stale_arrays_are_decoded_again(forms, reads, capsys):
     data.load("cifar10", forms.binary)
     file = forms.binary / "data_batch_1.bin"
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
@@ -48,7 +48,7 @@ def test_stale_arrays_are_made_anew(forms, reads, capsys):
 
 
 def test_damaged_arrays_are_noticed_wherever_the_damage_is(forms, reads, capsys):
-    """Each of 40 places: right arrays come back, and arrays that were read are right."""
+    """A flipped bit at any of 40 places changes no array that is returned."""
     data.load("cifar10", forms.binary)
     place = storage.beside(forms.binary)
     good = place.read_bytes()
@@ -60,7 +60,7 @@ def test_damaged_arrays_are_noticed_wherever_the_damage_is(forms, reads, capsys)
     for content in (b"", good[: len(good) // 2], b"junk" * 1000):
         place.write_bytes(content)
         forms.assert_same(data.load("cifar10", forms.binary))
-    assert f"are made anew: {place}" in capsys.readouterr().err
+    assert f"decoded again: {place}" in capsys.readouterr().err
 
 
 def test_arrays_of_another_shape_are_not_taken(forms, reads):
@@ -93,13 +93,13 @@ def test_nowhere_to_keep_them(forms, reads, readonly, capsys):
     for _ in range(2):
         forms.assert_same(data.load("cifar10", forms.python))
     assert len(reads) == 2
-    assert capsys.readouterr().err.count("not kept there") == 4
+    assert capsys.readouterr().err.count("not cached there") == 4
 
 
 def test_unwritable_target(forms, readonly, tmp_path):
     (tmp_path / "to").mkdir()
     readonly(tmp_path / "to", forms.python)
-    with pytest.raises(UserError, match=rf"Permission denied: {tmp_path}/to/.*; look after its rights"):
+    with pytest.raises(UserError, match=rf"Permission denied: {tmp_path}/to/.*; check its permissions"):
         data.prepare(forms.python, tmp_path / "to")
 
 
@@ -108,7 +108,7 @@ def test_unreadable_data(forms, readonly):
     os.seteuid(os.getuid())
     (forms.python / "data_batch_1").chmod(0)
     readonly()
-    with pytest.raises(UserError, match=r"Permission denied: .*data_batch_1; look"):
+    with pytest.raises(UserError, match=r"Permission denied: .*data_batch_1; check"):
         data.load("cifar10", forms.python)
 
 
@@ -132,5 +132,5 @@ def test_disk_that_fills_while_arrays_are_written(forms, monkeypatch, capsys):
 
     monkeypatch.setattr(storage.np, "savez", full)
     forms.assert_same(data.load("cifar10", forms.python))
-    assert "cannot be kept (No space left on device)" in capsys.readouterr().err
+    assert "cannot be cached (No space left on device)" in capsys.readouterr().err
     assert [p.name for p in forms.python.parent.iterdir() if p.suffix != ".lock"] == [forms.python.name]

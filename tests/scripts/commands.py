@@ -7,6 +7,8 @@ from types import ModuleType
 from parity import __main__ as parity_main
 from tests.conftest import ROOT
 
+sys.path.append(str(ROOT / "scripts"))  # as Python does for a script that it runs
+
 NAMES = ("train", "evaluate", "prepare_data", "feature_maps", "convert", "benchmark")
 
 

@@ -1,26 +1,35 @@
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from jaxcnn import platform
+from tests.conftest import ROOT
 from tests.scripts.commands import module
 
 benchmark = module("benchmark")
+contenders = benchmark.contenders
 
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    monkeypatch.setattr(benchmark, "IMAGES", 8)
+    monkeypatch.setattr(contenders, "IMAGES", 8)
     monkeypatch.setattr(platform, "start", lambda name: None)  # it runs already
 
 
 @pytest.mark.parametrize("task", benchmark.TASKS)
 def test_each_contender_does_its_steps_and_counts_its_dispatches(task):
-    assert benchmark.jax_runner(task, 4, 1)(3) == (1, 4 if task == "training" else 0)
-    assert benchmark.flax_runner(task, 4, 1)(3) == (3, 12)
-    assert benchmark.torch_runner(task, 4, 1, "torch-channels-last")(3) is None
+    assert contenders.jax_runner(task, 4, 1)(3) == (1, 4 if task == "training" else 0)
+    assert contenders.flax_runner(task, 4, 1)(3) == (3, 12)
+    assert contenders.torch_runner(task, 4, 1, "torch-channels-last")(3) is None
+
+
+def test_a_contender_s_process_begins_with_no_framework_in_its_memory():
+    program = "import sys, benchmark; assert not {'jax', 'torch', 'matplotlib'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT / "scripts", check=True)
 
 
 def test_operations_are_those_of_the_networks_products():
@@ -51,7 +60,7 @@ class Fake:
 
 
 def test_ratio_table_and_figures(monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark, "Contender", Fake)
+    monkeypatch.setattr(contenders, "Contender", Fake)
     results = [benchmark.measure(task, 32, 3, lambda count: None) for task in benchmark.TASKS]
     assert [result["ratio"] for result in results] == [2.0, 2.0]
     assert results[0]["rows"]["jaxcnn"]["ms"] == {"median": 10.0, "min": 10.0, "max": 10.0}

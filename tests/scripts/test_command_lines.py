@@ -32,7 +32,7 @@ VALUES = st.sampled_from(
 
 
 def parse(name, arguments):
-    """Status and what was said on standard error; None where the command line is one to run."""
+    """Return the exit status, None if the command line is valid, and what was printed on standard error."""
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         try:

@@ -98,7 +98,7 @@ def test_the_tutorials_two_figures_kernels_and_pytorch(script, tmp_path, saved):
         (["--layers", "conv1", "atc1"], ["'atc1'", "did you mean act1?"]),
         (["--image", "tran_7"], ["tran_7", "did you mean train_00007?"]),
         (["--image", "train_99999"], ["train_99999", "train_01441"]),
-        (["--image", "file"], ["file", "no picture"]),
+        (["--image", "file"], ["file", "not a picture"]),
         (["--out", "file/x"], ["file/x", "cannot write"]),
         (["--against", "file"], ["file"]),
         (["--against", "wide.pth"], ["wide.pth", "another width"]),
