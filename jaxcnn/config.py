@@ -61,9 +61,9 @@ def read_config(path: Path) -> Config:
     todo = "use the version that wrote it, or train with another --out"
     if not isinstance(fields, dict):
         raise UserError(f"not a configuration but {type(fields).__name__}", path, todo)
-    for problem, names in ("missing", required - fields.keys()), ("unknown", fields.keys() - kinds.keys()):
+    for what, names in ("missing", required - fields.keys()), ("unknown", fields.keys() - kinds.keys()):
         if names:
-            raise UserError(f"not a configuration of this version: {problem} {', '.join(sorted(names))}", path, todo)
+            raise UserError(f"not a configuration of this version: {what} {', '.join(sorted(names))}", path, todo)
     for name, value in fields.items():
         kind = kinds[name]
         if not _is_a(value, kind) or (kind is int and name != "seed" and value == 0):

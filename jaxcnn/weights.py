@@ -1,7 +1,7 @@
 """A network's variables as a file, in Flax's naming, and a trained network to use: load, predict, read the classes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +39,12 @@ class Weights:
         logits = predict_logits(self.network, self.variables, jnp.asarray(images))
         return np.asarray(jax.nn.softmax(logits))
 
+    @property
+    def params(self) -> Variables:
+        """The parameters among the variables."""
+        return self.variables["params"]
+
+    @property
     def dtype(self) -> str:
         """Name the type of the parameters."""
         return jax.tree.leaves(self.variables)[0].dtype.name
@@ -53,7 +59,7 @@ def load(path: str | Path) -> Weights:
     """Load the weights of a run directory or a safetensors file in Flax's naming; UserError if they are not whole."""
     file = weights_file(path)
     arrays, metadata = files.read_arrays(file)
-    network = network_of(arrays, metadata, file)
+    network = network_of(metadata, lambda name, axes: shape_of(arrays, name, axes, file))
     check_arrays(arrays, networks.variable_shapes(network), file)
     return make_weights(network, arrays, metadata)
 
@@ -90,12 +96,15 @@ def make_weights(network: Network, arrays: Mapping[str, np.ndarray], metadata: M
         return weights
 
 
-def network_of(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], where: object) -> Network:
-    """Make the network that a file's metadata names, or that its shapes, in Flax's naming, tell of."""
+def network_of(metadata: Mapping[str, str], shape: Callable[[str, int], tuple[int, ...]]) -> Network:
+    """Make the network that a file's metadata names, or else the one that its shapes tell of.
+
+    shape: (name in Flax's naming, number of axes) -> the shape of that entry.
+    """
     try:
         return networks.build(json.loads(metadata["network"]))
     except (KeyError, ValueError, TypeError):
-        return tutorial.from_shapes(lambda name, axes: shape_of(arrays, name, axes, where))
+        return tutorial.from_shapes(shape)
 
 
 def shape_of(arrays: Mapping[str, np.ndarray], name: str, axes: int, where: object) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
-"""`python -m parity`: that the JAX network is the PyTorch network, and that training it is the same training."""
+"""`python -m parity`: show that the JAX network is the PyTorch network, and that training it is the same training."""
 
-import importlib.util
 import json
 import sys
 import time
@@ -10,11 +9,11 @@ from platform import python_version
 
 import parity
 from jaxcnn import cli, data, figures, files, platform
-from jaxcnn.errors import UserError
+from jaxcnn.networks.tutorial import CNN
 from jaxcnn.weights import check_classes
 from parity import report
-from parity.compare import FACTOR, FLOOR
-from parity.parts import run_parts
+from parity.bounds import FACTOR, float32_floor
+from parity.files import require_torch, table_of
 
 EPILOG = """examples:
   python -m parity                                random weights, the embedded digits; about a minute and a half
@@ -27,7 +26,7 @@ Exit status: 0; 1 where something diverges, with the first tensor that does; 2 f
 
 
 def parser() -> cli.ArgumentParser:
-    """The command line."""
+    """Make the command line."""
     parser = cli.ArgumentParser("Compare JAX with PyTorch, tensor by tensor, training included.", EPILOG)
     parser.add_argument("weights", nargs="?", metavar="WEIGHTS", help="weights in any form (default: random ones)")
     cli.add_data_dir(parser)
@@ -39,27 +38,33 @@ def parser() -> cli.ArgumentParser:
 
 
 def main() -> int:
-    """Run the parts side by side, and report."""
+    """Compare, and report."""
     arguments = parser().parse_args()
     if arguments.figure:
         figures.check_format(arguments.figure)
-    if importlib.util.find_spec("torch") is None:
-        raise UserError("PyTorch is not installed", "python -m parity", "pip install 'jaxcnn[parity]'")
+    require_torch("python -m parity")
     for path in (arguments.json, arguments.figure):
         files.check_folder(path)
+    from parity.parts import run_parts
+    from parity.twins.cases import torch_draws
+
     start = time.monotonic()
-    source, params = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None), None
+    source = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None)
     dataset = data.load(*source)
+    platform.start("cpu")  # the parts take what there is
+    network = CNN()
     if arguments.weights:
-        platform.start("cpu")  # the parts take what there is
-        params = parity.load_weights(arguments.weights).params
-        check_classes(params, dataset.class_names, arguments.weights)
+        weights = parity.load_weights(arguments.weights)
+        check_classes(weights, dataset.class_names, arguments.weights)
+        network, state_dict = weights.network, table_of(weights.network).to_torch(weights.variables)
+    else:
+        state_dict = torch_draws(network, 1)[0]
     print("comparing, in float64, in float32, and with mistakes made on purpose ...", file=sys.stderr)
-    found = run_parts(params, source, arguments.steps)
+    found = run_parts(network, state_dict, source, arguments.steps)
     checks, faults = found["checks"], found["faults"]
     failures = list(report.failures(checks, faults))
     print(f"{found['device']}; PyTorch {version('torch')} on the CPU, TF32 off on both sides")
-    print(f"float32 bound: the larger of {FACTOR:g} times PyTorch's own error and {FLOOR:.1e}\n")
+    print(f"float32 bound: the larger of {FACTOR:g} times PyTorch's own error and {float32_floor(state_dict):.1e}\n")
     print("\n".join(report.table(checks, faults)))
     if arguments.json:
         versions = {name: version(name) for name in ("jax", "flax", "optax", "torch", "numpy")}
@@ -67,11 +72,12 @@ def main() -> int:
             "passed": not failures,
             **found,
             "checks": [report.plain(check) for check in checks],
+            "drift": report.drift(checks),
             "versions": {"python": python_version(), **versions},
         }
         files.write_text(arguments.json, json.dumps(result, indent=1) + "\n")
     if arguments.figure:
-        figures.save(report.figure(checks, found["drift"]), arguments.figure)
+        figures.save(report.figure(checks), arguments.figure)
     caught = sum(fault["passed"] for fault in faults if fault["expected"])
     print(f"\n{len(checks)} comparisons, {caught} mistakes caught, {time.monotonic() - start:.0f} s")
     print("\n".join(failures) or "passed: the same network, trained the same way")

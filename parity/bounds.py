@@ -66,7 +66,9 @@ class Check:
     def __str__(self) -> str:
         values = "" if self.index is None else f" at {self.index}: JAX {self.ours:.9g}, PyTorch {self.truth:.9g}"
         step = "" if self.step is None else f", after step {self.step}"
-        return f"{self.name}: error {self.error:.3g}, bound {self.bound:.3g}{step}{self.note and ', '}{self.note}{values}"
+        return (
+            f"{self.name}: error {self.error:.3g}, bound {self.bound:.3g}{step}{self.note and ', '}{self.note}{values}"
+        )
 
 
 def error(array: np.ndarray, truth: np.ndarray) -> float:
@@ -75,9 +77,11 @@ def error(array: np.ndarray, truth: np.ndarray) -> float:
     It is 0 for two arrays of zeros, and infinite for other shapes, NaN, or zeros that are not zero.
     """
     array, truth = np.asarray(array, np.float64), np.asarray(truth, np.float64)
-    if array.shape != truth.shape:
-        return inf
-    difference, scale = np.abs(array - truth).max(initial=0), np.abs(truth).max(initial=0)
+    return _relative(np.abs(array - truth), truth) if array.shape == truth.shape else inf
+
+
+def _relative(differences: np.ndarray, truth: np.ndarray) -> float:
+    difference, scale = differences.max(initial=0), np.abs(truth).max(initial=0)
     if difference == 0:
         return 0.0
     return float(difference / scale) if scale and np.isfinite(difference / scale) else inf
@@ -96,9 +100,11 @@ def judge(
     if ours.shape != truth.shape:
         note = f"shape {ours.shape}, should be {truth.shape}"
         return Check(error=inf, bound=bound, pytorch=own, note=note, **place)
-    index = np.unravel_index(np.abs(ours - truth).argmax(), ours.shape)  # NaN counts as the largest
-    values = {"index": [int(i) for i in index], "ours": float(ours[index]), "truth": float(truth[index])}
-    return Check(error=error(ours, truth), bound=bound, pytorch=own, **values, **place)
+    differences = np.abs(ours - truth)
+    index = np.unravel_index(differences.argmax(), ours.shape)  # NaN counts as the largest
+    worst = _relative(differences, truth)
+    places = [int(i) for i in index]
+    return Check(error=worst, bound=bound, pytorch=own, index=places, ours=ours[index], truth=truth[index], **place)
 
 
 def smirnov_distance(samples: int, others: int) -> float:

@@ -5,19 +5,19 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxcnn import files, progress
+from jaxcnn import files, networks, progress
 from jaxcnn import weights as flax_weights
 from jaxcnn.errors import UserError
-from jaxcnn.model import CNN, Params
-from jaxcnn.weights import FLOATS, WRONG, Weights
-from parity.weights import SEPARATOR, Naming, as_params, as_state_dict, carry_shapes
+from jaxcnn.networks import Network
+from jaxcnn.weights import FLOATS, NOT_THESE, Weights
+from parity.table import Naming, Table
+from parity.twins.tables import TABLES
 
 TORCH_SUFFIXES = (".pth", ".pt")
 NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights", "checkpoint")
@@ -26,7 +26,7 @@ PREFIX = re.compile(r"((module|_orig_mod|model|net|network|params)[./])*")
 
 
 def load_weights(path: str | Path, dtype: str | None = "float32", say: Say = progress.say) -> Weights:
-    """Weights from any form; what nests and prefixes were undone is said. UserError naming what does not fit.
+    """Load weights from any form and say what nests and prefixes are undone; UserError naming what does not fit.
 
     dtype: what to give them in; None keeps the file's: float16, bfloat16, float32 or float64.
     """
@@ -37,25 +37,26 @@ def load_weights(path: str | Path, dtype: str | None = "float32", say: Say = pro
         arrays, metadata = files.read_arrays(file)
     else:
         arrays, metadata = _read_torch(file, say), {}
-    params = _params(_without_prefixes(arrays, file, say), file)
+    network, arrays = _in_flax_naming(_without_prefixes(arrays, file, say), metadata, file)
     if dtype is not None:
         with np.errstate(over="ignore"):
-            params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-        for name, array in files.flat_names(params).items():
+            arrays = {name: array.astype(dtype) for name, array in arrays.items()}
+        for name, array in arrays.items():
             if not np.isfinite(array).all():
-                raise UserError(f"{name}: expected numbers within {dtype}'s range, came larger ones", file, WRONG)
-    return Weights(params, *flax_weights.known_of(metadata))
+                raise UserError(f"{name}: expected numbers within {dtype}'s range, got larger ones", file, NOT_THESE)
+    return flax_weights.make_weights(network, arrays, metadata)
 
 
 def save_weights(path: str | Path, weights: Weights, naming: Naming | None = None, say: Say = progress.say) -> None:
-    """Write weights, the form chosen by the suffix: whole or not at all, read back and compared before they count.
+    """Write weights in the form that the suffix names: whole or not at all, read back and compared before they count.
 
     naming: `torch` in a `.pth`, always; `flax` in a `.safetensors` unless told otherwise.
     """
-    path = Path(path)
+    path, table = Path(path), table_of(weights.network)
     if path.suffix == ".safetensors":
         if naming == "torch":
-            files.save_arrays(path, as_state_dict(weights.params), flax_weights.metadata_of(weights, naming))
+            arrays = table.to_torch(weights.variables)
+            files.save_arrays(path, arrays, flax_weights.metadata_of(weights, naming))
         else:
             flax_weights.save_weights(path, weights)
     elif path.suffix not in TORCH_SUFFIXES:
@@ -63,45 +64,68 @@ def save_weights(path: str | Path, weights: Weights, naming: Naming | None = Non
     elif naming == "flax":
         raise UserError("a PyTorch file has PyTorch's names", path, "leave --naming out, or take a .safetensors")
     else:
-        _write_torch(path, as_state_dict(weights.params))
+        _write_torch(path, table.to_torch(weights.variables))
         if weights.dataset:
             say(f"note: a {path.suffix} holds no data set and no class names: name it by --dataset {weights.dataset}")
 
 
-def _params(arrays: Mapping[str, np.ndarray], where: Path) -> Params:
-    """Arrays in either naming as parameters, once they are checked against the network that their widths tell."""
-    if any(name.endswith("kernel") for name in arrays):
-        return flax_weights.checked_params(arrays, where)
-    channels = flax_weights.shape_of(arrays, "conv1.weight", 4, where)[0]
-    classes, hidden = flax_weights.shape_of(arrays, "fc4.weight", 2, where)
-    shapes = flax_weights.parameter_shapes(CNN(channels, hidden, classes))
-    flax_weights.check_arrays(arrays, carry_shapes(shapes, "flax", "torch"), where)
-    return as_params(arrays)
+def table_of(network: Network) -> Table:
+    """Find the table of a network of ours."""
+    return TABLES[networks.describe(network)["name"]]
+
+
+def _is_flax(arrays: Iterable[str]) -> bool:
+    return any(name.endswith("kernel") for name in arrays)
+
+
+def _in_flax_naming(
+    arrays: files.NamedArrays, metadata: Mapping[str, str], where: Path
+) -> tuple[Network, files.NamedArrays]:
+    """Carry arrays in either naming to Flax's, checked against the network that they are of."""
+    if _is_flax(arrays):
+        network = flax_weights.network_of(metadata, lambda name, axes: flax_weights.shape_of(arrays, name, axes, where))
+        flax_weights.check_arrays(arrays, networks.variable_shapes(network), where)
+        return network, arrays
+    network = _network_of_torch(arrays, metadata, where)
+    table = table_of(network)
+    flax_weights.check_arrays(arrays, table.carry_shapes(networks.variable_shapes(network), "torch"), where)
+    return network, table.carry(arrays, "flax")
+
+
+def _network_of_torch(arrays: files.NamedArrays, metadata: Mapping[str, str], where: Path) -> Network:
+    """Make the network that the metadata or the shapes tell of; errors name the entries as the file does."""
+    entries = {entry.flax: entry for entry in TABLES["tutorial"].entries}
+
+    def shape(name: str, axes: int) -> tuple[int, ...]:
+        entry = entries[name]
+        found = flax_weights.shape_of(arrays, entry.torch, axes, where)
+        return entry.carry(np.empty(found, bool), "flax").shape
+
+    return flax_weights.network_of(metadata, shape)
 
 
 def _without_prefixes(arrays: files.NamedArrays, where: Path, say: Say) -> files.NamedArrays:
-    """Entries without the prefixes that `DataParallel`, `torch.compile`, Lightning and Flax's `{"params": ...}` add."""
+    """Remove the prefixes that `DataParallel`, `torch.compile`, Lightning and Flax's `{"params": ...}` add."""
     removed, bare = dict[str, None](), {}
-    flax = any(name.endswith("kernel") for name in arrays)
     for name, array in arrays.items():
         short = PREFIX.sub("", name, count=1)
         removed[name.removesuffix(short)] = None
-        if flax:
-            short = short.replace(".", SEPARATOR["flax"])
+        if _is_flax(arrays):
+            short = short.replace(".", "/")
         if short in bare:
-            raise UserError(f"{short}: expected once, came as {name} too", where, WRONG)
+            raise UserError(f"{short}: expected once, got {name} too", where, NOT_THESE)
         bare[short] = array
-    if told := ", ".join(repr(prefix) for prefix in removed if prefix):
-        say(f"note: {where}: removed the prefix {told} from the names")
+    if prefixes := ", ".join(repr(prefix) for prefix in removed if prefix):
+        say(f"note: {where}: removed the prefix {prefixes} from the names")
     return bare
 
 
 def _read_torch(path: Path, say: Say) -> files.NamedArrays:
-    """The arrays of the `state_dict` in a PyTorch file, in its order.
+    """Read the arrays of the `state_dict` in a PyTorch file, in its order.
 
     It is a pickle, which can run any code: it is read with `weights_only=True`, always, and what would run is refused.
     """
-    torch = _torch(path)
+    torch = require_torch(path)
     try:
         # torch.load does not look at the checksums that torch.save writes.
         if zipfile.is_zipfile(path):
@@ -116,13 +140,13 @@ def _read_torch(path: Path, say: Say) -> files.NamedArrays:
             todo = "save model.state_dict(), nothing else"
             raise UserError(f"refused: it asks for {refused[1]}, which could run code", path, todo) from None
         reason = re.split(r"WeightsUnpickler error:\s*", text)[-1].split("\n")[0]
-        todo = "save the state_dict anew, or use another copy"
+        todo = "save the state_dict again, or use another copy"
         raise UserError(f"not a readable PyTorch file ({reason:.80})", path, todo) from None
     arrays = {}
     for name, tensor in _innermost(content, path, say).items():
         dtype = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
         if dtype not in FLOATS or tensor.layout != torch.strided:
-            raise UserError(f"{name}: expected a tensor of {' or '.join(FLOATS)}, came {dtype}", path, WRONG)
+            raise UserError(f"{name}: expected a tensor of {' or '.join(FLOATS)}, got {dtype}", path, NOT_THESE)
         tensor = tensor.detach().resolve_neg().contiguous()
         # NumPy's bfloat16 is ml_dtypes', which torch does not know.
         bits = tensor.view(torch.uint16) if dtype == "bfloat16" else tensor
@@ -131,7 +155,7 @@ def _read_torch(path: Path, say: Say) -> files.NamedArrays:
 
 
 def _innermost(content: Any, where: Path, say: Say) -> Mapping[str, Any]:
-    """The innermost of nests such as `{"state_dict": ...}`."""
+    """Open nests such as `{"state_dict": ...}`, down to the innermost."""
     opened: list[str] = []
     while isinstance(content, Mapping) and len(opened) < 9:  # a dict in a pickle may hold itself
         nest = next((name for name in NESTS if isinstance(content.get(name), Mapping)), None)
@@ -140,7 +164,7 @@ def _innermost(content: Any, where: Path, say: Say) -> Mapping[str, Any]:
         opened.append(nest)
         content = content[nest]
     if not isinstance(content, Mapping):
-        raise UserError(f"expected a state_dict, came {type(content).__name__}", where, "save model.state_dict()")
+        raise UserError(f"expected a state_dict, got {type(content).__name__}", where, "save model.state_dict()")
     if opened:
         say(f"note: {where}: opened {' > '.join(opened)}")
     return content
@@ -148,24 +172,27 @@ def _innermost(content: Any, where: Path, say: Say) -> Mapping[str, Any]:
 
 def _write_torch(path: Path, arrays: files.NamedArrays) -> None:
     """Write a `state_dict`."""
-    torch, tensors = _torch(path), {}
+    torch, tensors = require_torch(path), {}
     for name, array in arrays.items():
         narrow = array.dtype.name == "bfloat16"
         tensor = torch.from_numpy(array.view(np.uint16) if narrow else array)
         tensors[name] = tensor.view(torch.bfloat16) if narrow else tensor
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
-    with files.written_whole(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+
+    def check(temporary: Path) -> None:
         if files.digest(_read_torch(temporary, lambda _: None)) != files.digest(arrays):
-            raise UserError("what was written reads back otherwise", path, "check the disk, then try again")
+            raise UserError("what was written is not what was read back", path, "check the disk, then try again")
+
+    with files.written_whole(path, check) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
-def _torch(where: Path) -> Any:
-    """PyTorch, which nothing else here needs."""
+def require_torch(where: object) -> Any:
+    """Import PyTorch; UserError if it is not installed."""
     if importlib.util.find_spec("torch") is None:
-        todo = "pip install 'jaxcnn[parity]', or take a .safetensors"
-        raise UserError("PyTorch is not installed, which a .pth needs", where, todo)
+        todo = "pip install 'jaxcnn[parity]', or take a .safetensors if it is weights"
+        raise UserError("PyTorch is not installed", where, todo)
     import torch
 
     return torch

@@ -1,7 +1,7 @@
 """The links of the chain: activations, outputs, gradients, single steps. Every tensor is compared by its name.
 
-In float64 JAX and PyTorch are held to a bound. In float32 both are measured against PyTorch's float64, which the float64
-half has shown to be JAX's too, and JAX may be off by twice as much as PyTorch is.
+In float64 JAX and PyTorch are held to a bound. In float32 both are measured against PyTorch's float64, which the
+float64 half has shown to be JAX's too, and JAX may be off by twice as much as PyTorch is.
 """
 
 import math
@@ -69,7 +69,7 @@ def _compared(pair: Pair, link: str, case: Case, passes: list[Pass]) -> Iterator
 
 def _mask_rates(pair: Pair, case: Case, ours: Pass) -> Iterator[Check]:
     """Check that the masks, which both sides share, keep as many elements as they should."""
-    for name, layer in pair.torch.named_modules():
+    for name, layer in pair.torch_module.named_modules():
         if isinstance(layer, torch.nn.Dropout) and case.key is not None:
             mask = ours.masks[name.replace(".", "/")]
             bound = SIGMAS * math.sqrt(layer.p * (1 - layer.p) / mask.size)
@@ -82,6 +82,7 @@ class TorchTraining:
 
     def __init__(self, pair: Pair, weights: NamedArrays, dtype: torch.dtype, learning_rate: float, **sgd: Any) -> None:
         self.pair, self.dtype, self.loss_sum = pair, dtype, 0.0
+        self.variables = pair.variables(weights)  # which the masks do not depend on
         self.parameters = torch_parameters(weights, dtype)
         self.optimizer = torch.optim.SGD(self.parameters.values(), learning_rate, **sgd)
 
@@ -94,9 +95,9 @@ class TorchTraining:
 
     def step(self, case: Case) -> None:
         """Take one step on a case's batch, with the masks of its key; its weights are not used."""
-        masks = dropout_masks(self.pair, case) if case.key is not None else {}
+        masks = dropout_masks(self.pair, self.variables, case) if case.key is not None else {}
         x = self.pair.torch_input(case.images, self.dtype)
-        output, _ = torch_trace.run(self.pair.torch, self.parameters, x, masks)
+        output, _ = torch_trace.run(self.pair.torch_module, self.parameters, x, masks)
         loss = self.pair.torch_loss(output, case.labels, case.real)
         self.optimizer.zero_grad()
         loss.backward()
@@ -108,7 +109,9 @@ class TorchTraining:
         states = {name: self.optimizer.state[p] for name, p in self.parameters.items()}
         uses_momentum = self.optimizer.param_groups[0]["momentum"]
         buffers = {name: state["momentum_buffer"].numpy().copy() for name, state in states.items() if uses_momentum}
-        return snapshot({name: p.detach().numpy().copy() for name, p in self.parameters.items()}, buffers, self.loss_sum)
+        return snapshot(
+            {name: p.detach().numpy().copy() for name, p in self.parameters.items()}, buffers, self.loss_sum
+        )
 
 
 def snapshot(params: NamedArrays, buffers: NamedArrays, loss_sum: Any) -> NamedArrays:
@@ -128,7 +131,7 @@ def steps(pair: Pair, take_step: Step, case: Case, compiled: bool = True) -> Ite
     rng = np.random.default_rng(0)
     buffers = {name: rng.normal(0, 0.01, array.shape).astype(np.float32) for name, array in case.weights.items()}
 
-    # All kinds at once: the compiler sees that they share their gradient.
+    @jax.jit  # all kinds at once: the compiler sees that they share their gradient
     def taken(variables: Any, trace: Any, images: Any, labels: Any, real: Any) -> dict[str, Any]:
         batch, after = case._replace(images=images, labels=labels, real=real), {}
         for kind, (options, optimizer) in pair.optimizers.items():
@@ -138,9 +141,9 @@ def steps(pair: Pair, take_step: Step, case: Case, compiled: bool = True) -> Ite
             after[kind] = take_step(optimizer, variables, opt_state, batch)
         return after
 
-    run = jax.jit(taken) if compiled else taken
     arrays = (jax.numpy.asarray(array) for array in (case.images, case.labels, case.real))
-    after = run(pair.variables(case.weights), pair.variables(buffers), *arrays)
+    with jax.disable_jit(not compiled):
+        after = taken(pair.variables(case.weights), pair.variables(buffers), *arrays)
     start = snapshot(case.weights, buffers, 0.0)
     for kind, (options, _) in pair.optimizers.items():
         others = [TorchTraining(pair, case.weights, dtype, STEP_RATE, **options) for dtype in pair.dtypes]

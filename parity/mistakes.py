@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.lax import reduce_precision

@@ -38,7 +38,7 @@ class Case(NamedTuple):
 class Pair:
     """A PyTorch module and its Flax port, and how both are run on the same inputs.
 
-    torch, flax: the modules. PyTorch's own weights are not used.  precision: what JAX computes in.
+    torch_module, flax_module: what is compared. PyTorch's own weights are not used.  precision: what JAX computes in.
     table: which entry is which.  output: what the networks' output is called.
     torch_input, flax_input: (images, type) -> what each side is called with.
     apply: (Flax module, variables, input, key) -> output.
@@ -47,8 +47,8 @@ class Pair:
     operations: what takes the place of a Flax layer's call, by the layer's name.
     """
 
-    torch: nn.Module
-    flax: Any
+    torch_module: nn.Module
+    flax_module: Any
     precision: str
     table: Table
     torch_input: Callable[[np.ndarray, torch.dtype], torch.Tensor]
@@ -91,9 +91,9 @@ class Pass(NamedTuple):
 
 def flax_pass(pair: Pair, case: Case, compiled: bool = True) -> Pass:
     """Run a case forward and backward in JAX."""
-    run = _compiled_loss if compiled else _loss
     x, labels, real = pair.flax_input(case.images, pair.precision), jnp.asarray(case.labels), jnp.asarray(case.real)
-    (loss, (output, trace)), (gradients, dx) = run(pair, pair.variables(case.weights), x, labels, real, case.key)
+    with jax.disable_jit(not compiled):
+        (loss, (output, trace)), (gradients, dx) = _loss(pair, pair.variables(case.weights), x, labels, real, case.key)
     calls = {name: call[1] for name, call in trace.calls.items()}
     named = (
         {name: call[0] for name, call in trace.calls.items()},
@@ -105,33 +105,31 @@ def flax_pass(pair: Pair, case: Case, compiled: bool = True) -> Pass:
     return Pass(*jax.tree.map(np.asarray, named))
 
 
+@partial(jax.jit, static_argnums=0)
 def _loss(pair: Pair, variables: Any, x: Array, labels: Array, real: Array, key: Any) -> Any:
     def of(variables: Any, x: Array) -> Any:
-        output, trace = flax_trace.run(partial(pair.apply, pair.flax, variables, x, key), pair.operations)
+        output, trace = flax_trace.run(partial(pair.apply, pair.flax_module, variables, x, key), pair.operations)
         return pair.flax_loss(output, labels, real), (output, trace)
 
     return jax.value_and_grad(of, argnums=(0, 1), has_aux=True)(variables, x)
 
 
-_compiled_loss = jax.jit(_loss, static_argnums=0)
-
-
-def dropout_masks(pair: Pair, case: Case) -> NamedArrays:
+def dropout_masks(pair: Pair, variables: Any, case: Case) -> NamedArrays:
     """Compute what each dropout keeps: the rest of the network is compiled away."""
-    arguments = pair.variables(case.weights), pair.flax_input(case.images, pair.precision), case.key
-    return {name: np.asarray(mask) for name, mask in _masks(pair, *arguments).items()}
+    masks = _masks(pair, variables, pair.flax_input(case.images, pair.precision), case.key)
+    return {name: np.asarray(mask) for name, mask in masks.items()}
 
 
 @partial(jax.jit, static_argnums=0)
 def _masks(pair: Pair, variables: Any, x: Array, key: Any) -> Any:
-    return flax_trace.run(partial(pair.apply, pair.flax, variables, x, key), pair.operations)[1].masks
+    return flax_trace.run(partial(pair.apply, pair.flax_module, variables, x, key), pair.operations)[1].masks
 
 
 def torch_pass(pair: Pair, case: Case, dtype: torch.dtype, masks: NamedArrays) -> Pass:
     """Run the same in PyTorch, with the dropout masks of JAX."""
     parameters = torch_parameters(case.weights, dtype)
     x = pair.torch_input(case.images, dtype).requires_grad_()
-    output, calls = torch_trace.run(pair.torch, parameters, x, masks)
+    output, calls = torch_trace.run(pair.torch_module, parameters, x, masks)
     loss = pair.torch_loss(output, case.labels, case.real)
     backwards = dict(reversed(parameters.items()))
     *gradients, dx = torch.autograd.grad(loss, [*backwards.values(), x])
@@ -152,12 +150,12 @@ def torch_parameters(weights: NamedArrays, dtype: torch.dtype) -> dict[str, torc
 def decisions(pair: Pair, found: Pass) -> NamedArrays:
     """Say what the derivative hangs on: the side of each ReLU, and which element of each window is its maximum."""
     sides = {}
-    for name, module in pair.torch.named_modules():
+    for name, module in pair.torch_module.named_modules():
         name = name.replace(".", "/")
         if isinstance(module, nn.ReLU):
             sides[name] = found.inputs[name] > 0
         if isinstance(module, nn.MaxPool2d):
-            window = module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
+            window: Any = module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
             _, winners = nn.functional.max_pool2d_with_indices(channels_first(found.inputs[name]), *window)
             sides[name] = channels_last(winners)
     return sides

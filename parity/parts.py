@@ -1,4 +1,4 @@
-"""The parts of the proof, each in a process of its own, since JAX settles whether it has float64 when it starts."""
+"""The parts of our own proof, each in a process of its own: Python keeps one core busy, and there are more."""
 
 import multiprocessing
 import os
@@ -7,47 +7,41 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax
+import torch
 
-from jaxcnn import cli, data, platform
-from jaxcnn.errors import UserError
-from jaxcnn.model import CNN, Params
+from jaxcnn import data, platform
+from jaxcnn.files import NamedArrays
+from jaxcnn.networks import Network
+from parity.twins import controls, training
 
-PARTS = ("float64", "float32", "faults")
+PARTS = ("float64", "float32", "controls")
 
 
 def run_parts(*given: Any) -> dict[str, Any]:
-    """The findings of all parts, side by side."""
+    """Run all parts side by side; give their checks, the controls and the device."""
     spawn, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for us alone
     with ProcessPoolExecutor(len(PARTS), spawn, initializer=signal.signal, initargs=ignored) as pool:
         running = [pool.submit(part, name, *given) for name in PARTS]
         try:
-            found = [one.result() for one in running]
+            results = [future.result() for future in running]
         except BaseException:
             for process in multiprocessing.active_children():
                 process.kill()
             raise
-    if problem := found[0].get("problem"):
-        cli.fail(problem)
-    checks = [check for one in found for check in one["checks"]]
-    drift = {name: one["drift"] for name, one in zip(PARTS, found, strict=True) if name != "faults"}
-    return {"checks": checks, "faults": found[-1]["faults"], "drift": drift, "device": found[0]["device"]}
+    checks = [check for result in results for check in result["checks"]]
+    return {"device": results[0]["device"], "checks": checks, "faults": results[-1]["faults"]}
 
 
-def part(name: str, params: Params | None, source: tuple[str, str | None], steps: int) -> dict[str, Any]:
-    """A precision, with these weights or random ones; or the controls, with random ones and the digits."""
-    import torch  # here, so that the command can say where it is missing
-
-    from parity import cases, chain, faults, training
-
-    jax.config.update("jax_enable_x64", name != "float32")
-    try:
-        found: dict[str, Any] = {"device": platform.describe(platform.start(None), "float32"), "drift": []}
-    except UserError as problem:  # as text: it cannot be pickled
-        return {"problem": str(problem)}
+def part(
+    name: str, network: Network, weights: NamedArrays, source: tuple[str, str | None], steps: int
+) -> dict[str, Any]:
+    """Compare a network with its twin in one precision; or try the controls, on the digits."""
+    device = platform.describe(platform.start(None), "float32")
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    if name == "faults":
-        trial = faults.narrow(data.load("digits"))
-        return {**found, "checks": list(training.initial(trial)), "faults": faults.run(trial)}
-    params = cases.random_params(CNN()) if params is None else params
-    trial = cases.Trial(name, params, data.load(*source), steps=steps)
-    return {**found, "checks": list(chain.checks(trial, found["drift"]))}
+    with jax.enable_x64(name != "float32"):
+        if name == "controls":
+            trial = controls.small_trial(data.load("digits"))
+            pair = training.trained_pair(controls.NETWORK, controls.PRECISION)
+            return {"device": device, "checks": list(training.initial(pair)), "faults": controls.run(trial)}
+        trial = training.Trial(weights, data.load(*source), steps=steps)
+        return {"device": device, "checks": list(training.checks(training.trained_pair(network, name), trial))}

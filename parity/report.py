@@ -1,4 +1,4 @@
-"""What the chain found, for people: a table, one line for a failure, a figure."""
+"""The report of a proof: a table, one line for a failure, a figure."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from parity.compare import FLOOR, TRAJECTORY_BOUND, Check
+from parity.bounds import EPSILON, Check
 
 LINKS = ("activations", "outputs", "gradients", "step", "trajectory", "evaluation")
 JAX, PYTORCH, BOUND = "#4477aa", "#999999", "#cc6677"
@@ -16,29 +16,35 @@ Result = dict[str, Any]
 
 
 def plain(check: Check) -> Result:
-    """A check as JSON has it: an error that is infinite is null."""
+    """Give a check as JSON has it: an error that is infinite is null."""
     error = check.error if math.isfinite(check.error) else None
     return {"name": check.name, "error": error, "bound": check.bound, "passed": check.passed}
 
 
-def tensor_of(check: Check) -> tuple[str, str]:
-    """The link and the tensor of a check, its case left out."""
-    _, link, tensor = check.name.split("/", 2)
-    return link, tensor.split("@")[0]
+def drift(checks: Sequence[Check]) -> dict[str, list[Result]]:
+    """Give the largest error of all tensors, and PyTorch's own, at each step of training that was compared."""
+    tracks: dict[str, list[Result]] = {}
+    for precision in dict.fromkeys(check.precision for check in checks if check.points):
+        tensors = [check.points for check in checks if check.precision == precision and check.points]
+        tracks[precision] = [
+            {"step": at_step[0][0], "error": max(p[1] for p in at_step), "pytorch": max(p[2] for p in at_step)}
+            for at_step in zip(*tensors, strict=True)
+        ]
+    return tracks
 
 
 def worst_by_tensor(checks: Sequence[Check], precision: str) -> dict[tuple[str, str], Check]:
-    """Of each tensor the check that is nearest to its bound or furthest beyond it."""
+    """Find the check of each tensor, by link and name, that is nearest to its bound or furthest beyond it."""
     worst: dict[tuple[str, str], Check] = {}
     for check in checks:
-        if check.name.startswith(precision):
-            tensor = tensor_of(check)
+        if check.precision == precision:
+            tensor = check.link, check.tensor
             worst[tensor] = max(worst.get(tensor, check), check, key=lambda check: check.share)
     return worst
 
 
 def table(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]:
-    """Lines of an aligned table: each tensor's worst case in both precisions; then the controls."""
+    """Make the lines of an aligned table: each tensor's worst case in both precisions; then the controls."""
     halves = [worst_by_tensor(checks, precision) for precision in ("float64", "float32")]
     yield f"{'':33}   ----- float64 -----   ----------- float32 -----------"
     yield f"{'link':11} {'tensor':21}   {'error':>9} {'bound':>9}   {'JAX':>9} {'PyTorch':>9} {'bound':>9}   worst case"
@@ -49,7 +55,7 @@ def table(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]:
                    single and single.bound]  # fmt: skip
         error, bound, *others = (" " * 9 if number is None else f"{number:9.1e}" for number in numbers)
         both = [check for check in (exact, single) if check]
-        case = "  ".join([*both[-1].name.split("@")[1:], *(f"FAILED {c.name}" for c in both if not c.passed)])
+        case = "  ".join([both[-1].case, *(f"FAILED {c.name}" for c in both if not c.passed)])
         shown, before = "" if link == before else link, link
         yield f"{shown:11} {tensor:21}   {error} {bound}   {' '.join(others)}   {case}".rstrip()
     yield ""
@@ -60,8 +66,8 @@ def table(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]:
 
 
 def failures(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]:
-    """Where the networks first diverge, in order of execution; each control that was not caught."""
-    failed = sorted((c for c in checks if not c.passed), key=lambda c: LINKS.index(tensor_of(c)[0]))
+    """Say where the networks first diverge, in order of execution, and which controls were not caught."""
+    failed = sorted((c for c in checks if not c.passed), key=lambda c: LINKS.index(c.link))
     if failed:
         yield f"first divergence: {failed[0]}"
         yield f"failed: {len(failed)} of {len(checks)} comparisons"
@@ -71,14 +77,14 @@ def failures(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]
             yield f"control failed: {fault['name']}: expected {expected}, caught by {caught_by}"
 
 
-def figure(checks: Sequence[Check], drift: dict[str, list[dict[str, float]]]) -> Figure:
-    """The errors of each link against their bounds, in both precisions, and how training drifts apart."""
+def figure(checks: Sequence[Check]) -> Figure:
+    """Draw the errors of each link against their bounds, in both precisions, and how training drifts apart."""
     drawn = Figure(figsize=(11, 9), layout="constrained")
     axes = drawn.subplots(3, 1)
     for place, precision in zip(axes, ("float64", "float32"), strict=False):
-        _errors(place, [c for c in checks if c.name.startswith(precision) and c.index is not None])
+        _errors(place, [c for c in checks if c.precision == precision and c.index is not None])
         place.set_ylabel(f"{precision}: error")
-    _drift(axes[2], drift)
+    _drift(axes[2], checks)
     for place in axes:
         place.set_yscale("log")
         place.grid(alpha=0.3, axis="y")
@@ -89,15 +95,20 @@ def figure(checks: Sequence[Check], drift: dict[str, list[dict[str, float]]]) ->
 
 
 def _errors(axes: Axes, checks: Sequence[Check]) -> None:
-    """Each tensor's error and bound, a column a link. What is exactly equal has no logarithm and lies at the bottom."""
-    bottom = 0.1 * min((c.error for c in checks if c.error > 0), default=FLOOR)
+    """Draw each tensor's error and bound, a column a link. What is equal has no logarithm and lies at the bottom."""
+    bottom = 0.1 * min((c.error for c in checks if c.error > 0), default=EPSILON)
     theirs = any(c.pytorch is not None for c in checks)
     ours = "JAX against PyTorch in float64" if theirs else "JAX against PyTorch"
     for column, link in enumerate(LINKS):
-        of_link = [c for c in checks if tensor_of(c)[0] == link]
+        of_link = [c for c in checks if c.link == link]
         places = [column + (i + 0.5) / len(of_link) for i in range(len(of_link))]
         for values, marker, colour, label in (
-            ([c.pytorch or math.nan for c in of_link], ".", PYTORCH, "PyTorch against itself in float64" * theirs),
+            (
+                [c.pytorch or math.nan for c in of_link],
+                ".",
+                PYTORCH,
+                "PyTorch against itself in float64" if theirs else "",
+            ),
             ([c.error or math.nan for c in of_link], ".", JAX, ours),
             ([math.nan if c.error else bottom for c in of_link], "v", JAX, "exactly equal"),
         ):
@@ -110,18 +121,20 @@ def _errors(axes: Axes, checks: Sequence[Check]) -> None:
     axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left")
 
 
-def _drift(axes: Axes, drift: dict[str, list[dict[str, float]]]) -> None:
-    """The largest error of all parameters and momentum buffers against the step of training."""
+def _drift(axes: Axes, checks: Sequence[Check]) -> None:
+    """Draw the largest error of all parameters and momentum buffers against the step of training."""
+    tracks = drift(checks)
     series = (
         ("float64", "error", JAX, "o-", "float64: JAX against PyTorch, from step 0 on"),
         ("float32", "error", JAX, "s:", "float32: JAX against float64, over every second four steps"),
         ("float32", "pytorch", PYTORCH, "s:", "float32: PyTorch against float64, likewise"),
     )
     for precision, who, colour, style, label in series:
-        points = drift[precision]
+        points = tracks[precision]
         steps, values = [point["step"] for point in points], [point[who] for point in points]
         axes.plot(steps, values, style, color=colour, markersize=3, linewidth=1, label=label)
-    axes.axhline(TRAJECTORY_BOUND, color=BOUND, linewidth=1, label="bound in float64")
+    bound = max(check.bound for check in checks if check.precision == "float64" and check.points)
+    axes.axhline(bound, color=BOUND, linewidth=1, label="bound in float64")
     axes.set_title("peaks: rounding to float32 put a ReLU or a maximum on another side", fontsize=8)
     axes.set(xlabel="step of training, dropout on", ylabel="largest error of\nparameters and momentum")
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.2))

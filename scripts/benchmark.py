@@ -99,7 +99,7 @@ def command_to_first_step() -> dict[str, float]:
         "from jaxcnn import data, fit, platform, sharding, train; from jaxcnn.config import DEFAULTS;"
         "c = DEFAULTS['digits'];"
         "t = fit.make_trainer(c, data.load('digits'), sharding.make_mesh(platform.start(None), 1, c.batch_size));"
-        "t.steps(train.create_state(t.model, t.optimizer, 0), 1)"
+        "t.steps(train.create_state(t.recipe, 0), 1)"
     )
     cold = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": os.devnull}
     seconds = {}

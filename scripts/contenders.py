@@ -30,22 +30,23 @@ def jax_runner(task: str, batch_size: int, width: int) -> Run:
     """Return a run of this project, which does all steps in one dispatch."""
     import jax.numpy as jnp
 
-    from jaxcnn import CNN, platform, train
+    from jaxcnn import CNN, platform, recipe, train
 
     platform.start(None)
-    data = train.Arrays(*map(jnp.asarray, fixed_data()))
-    model, optimizer, seed = CNN(32 * width, 512 * width), train.sgd(0.001, 0.9), jnp.uint32(0)
-    state = train.create_state(model, optimizer, 0)
+    data, seed = train.Arrays(*map(jnp.asarray, fixed_data())), jnp.uint32(0)
+    tutorial = recipe.tutorial(CNN(32 * width, 512 * width), 0.001, 0.9)
+    state, train_steps = train.create_state(tutorial, 0), train.make_train_steps(tutorial, batch_size)
     images = cache(lambda count: data.images[jnp.arange(count) % IMAGES])
 
     def run(steps: int) -> Cost:
         nonlocal state
         if task == "inference":
             batches = images(steps * batch_size)
-            train.predict_logits(model, state.params, batches, batch_size=batch_size).block_until_ready()
+            logits = train.predict_logits(tutorial.network, state.variables, batches, batch_size=batch_size)
+            logits.block_until_ready()
             return 1, 0
         count = np.int32(steps)
-        state = train.train_steps(model, optimizer, state, data, seed, count, batch_size=batch_size)
+        state = train_steps(state, data, seed, count)
         state.loss_sum.block_until_ready()
         return 1, count.nbytes
 
@@ -107,17 +108,14 @@ def torch_runner(task: str, batch_size: int, width: int, kind: str) -> Run:
     import torch
     from torch import nn
 
+    from parity.twins.tutorial import CNN
+
     torch.manual_seed(0)
     images, labels = fixed_data()
     order = torch.channels_last if kind == "torch-channels-last" else torch.contiguous_format
     x = torch.tensor(images).permute(0, 3, 1, 2).float().div(255).contiguous(memory_format=order)
     y = torch.tensor(labels).long()
-    channels, hidden = 32 * width, 512 * width
-    network = nn.Sequential(  # as in parity.torch_model, which would bring JAX into memory
-        nn.Conv2d(3, channels, 3, padding=1), nn.ReLU(), nn.Dropout(0.3),
-        nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(256 * channels, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, 10),
-    )  # fmt: skip
+    network = CNN(32 * width, 512 * width)
     network.to(memory_format=order)  # type: ignore[call-overload]  # torch's stubs want a dtype with it
     network.train(task == "training")
     forward = torch.compile(network) if kind == "torch-compile" else network

@@ -1,6 +1,9 @@
-"""Weights from any form to any other, bit for bit."""
+"""Convert weights from any form to any other, bit for bit."""
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
 
 import parity
 from jaxcnn import cli, platform
@@ -15,7 +18,7 @@ module., _orig_mod., model. are undone, and it says so. Exit status: 0; 2 for wh
 
 
 def parser() -> cli.ArgumentParser:
-    """The command line."""
+    """Make the command line."""
     parser = cli.ArgumentParser("Convert weights between PyTorch and Flax.", EXAMPLES)
     add = parser.add_argument
     add("source", metavar="SRC", help="a run directory, a .pth or .pt, a .safetensors in either naming")
@@ -30,7 +33,7 @@ def main() -> None:
     platform.start("cpu")
     weights = parity.load_weights(arguments.source, dtype=None)
     parity.save_weights(arguments.target, weights, arguments.naming)
-    print(f"wrote {arguments.target}: {weights.params['conv1']['kernel'].dtype}, read back and equal")
+    print(f"wrote {arguments.target}: {weights.dtype}, read back and equal")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""The exact test accuracy of trained weights."""
+"""Compute the exact test accuracy of trained weights."""
 
 import json
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
+
 import parity
 from jaxcnn import cli, data, figures, files, platform, train, weights
-from jaxcnn.model import model_for
 
 EXAMPLES = """examples:
   python scripts/evaluate.py runs/cifar10
@@ -19,7 +21,7 @@ EXAMPLES = """examples:
 
 
 def parser() -> cli.ArgumentParser:
-    """The command line."""
+    """Make the command line."""
     parser = cli.ArgumentParser("Classify every test image, dropout off, and print the exact accuracy.", EXAMPLES)
     add = parser.add_argument
     add("weights", metavar="WEIGHTS", help="a run directory, a .safetensors, a .pth")
@@ -31,7 +33,7 @@ def parser() -> cli.ArgumentParser:
 
 
 def draw(directory: Path, dataset: data.Dataset, probabilities: np.ndarray, count: int = 24) -> None:
-    """`confusion.png`, and `most_wrong.png` with `count` images at most; say where they are."""
+    """Write `confusion.png`, and `most_wrong.png` with `count` images at most; print where they are."""
     test, names, predicted = dataset.test, dataset.class_names, probabilities.argmax(axis=1)
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (test.labels, predicted), 1)
@@ -56,9 +58,9 @@ def main() -> None:
     platform.start(None)
     loaded = parity.load_weights(arguments.weights)
     dataset = data.load(arguments.dataset or loaded.dataset or "cifar10", arguments.data_dir)
-    weights.check_classes(loaded.params, dataset.class_names, arguments.weights)
+    weights.check_classes(loaded, dataset.class_names, arguments.weights)
     test = dataset.test
-    logits = train.predict_logits(model_for(loaded.params), loaded.params, jnp.asarray(test.images))
+    logits = train.predict_logits(loaded.network, loaded.variables, jnp.asarray(test.images))
     loss, accuracy = train.metrics(logits, jnp.asarray(test.labels))
     correct = round(float(accuracy) * len(test))
     print(f"{dataset.name} test accuracy {correct / len(test):.2%} ({correct} of {len(test)}), loss {float(loss):.4f}")

@@ -1,6 +1,7 @@
 """Draw what a network's layers make of images: the tutorial's figures of the horse, and any other."""
 
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -12,11 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
+
 import parity
 from jaxcnn import cli, data, features, figures, files, map_figures, pictures, platform
 from jaxcnn.data.official import CLASS_NAMES
 from jaxcnn.errors import UserError
-from jaxcnn.model import Params, model_for
+from jaxcnn.networks import named
+from jaxcnn.weights import Weights
+from parity.files import require_torch
 
 EXAMPLES = """examples:
   python scripts/feature_maps.py runs/cifar10                  the tutorial's: the horse through conv1 and conv2
@@ -29,7 +34,7 @@ it is dense; with --against <layer>_torch too. Map i of a figure is array[:, :, 
 
 
 def parser() -> cli.ArgumentParser:
-    """The command line."""
+    """Make the command line."""
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
     add("weights", metavar="WEIGHTS", help="a run directory, a .safetensors or a PyTorch .pth")
@@ -51,7 +56,7 @@ Maps = dict[str, np.ndarray]
 
 
 def read_image(text: str, dataset: Callable[[], data.Dataset]) -> Picture:
-    """The image of an id or a picture file; UserError offering the nearest of either."""
+    """Read the image of an id or a picture file; UserError offering the nearest of either."""
     if re.fullmatch(r"(train|test)_\d{5}", text, re.ASCII):
         image, label = dataset().find(text)
         return text, image, dataset().class_names[label]
@@ -65,7 +70,7 @@ def read_image(text: str, dataset: Callable[[], data.Dataset]) -> Picture:
 
 
 def nearest(path: Path) -> str | None:
-    """The id or the file that somebody who wrote this may have meant."""
+    """Guess the id or the file that somebody who wrote this meant."""
     match = re.fullmatch(r"([a-z]+)[_-]?(\d{1,5})", str(path), re.ASCII)
     if match and (split := get_close_matches(match[1], ["train", "test"], 1)):
         return f"{split[0]}_{int(match[2]):05d}"
@@ -75,30 +80,29 @@ def nearest(path: Path) -> str | None:
 
 
 def read_images(texts: Sequence[str], dataset: Callable[[], data.Dataset]) -> list[Picture]:
-    """All images, each under a name of its own: two files of the same name do not overwrite each other's figures."""
-    found: dict[str, Picture] = {}
+    """Read all images, each under a name of its own: two files of one name do not overwrite each other's figures."""
+    read: dict[str, Picture] = {}
     for text in dict.fromkeys(texts):
         stem, image, truth = read_image(text, dataset)
         names = (f"{stem}-{k}" if k > 1 else stem for k in count(1))
-        name = next(name for name in names if name not in found)
-        found[name] = name, image, truth
-    return list(found.values())
+        name = next(name for name in names if name not in read)
+        read[name] = name, image, truth
+    return list(read.values())
 
 
-def torch_maps(weights: str, ours: Params, images: np.ndarray, layers: Sequence[str]) -> Maps:
-    """PyTorch's maps with weights of its own, which must be of the same network; UserError where they are not."""
-    try:
-        from parity import torch_model
-    except ModuleNotFoundError as problem:
-        raise UserError(f"{problem.name} is not installed", "--against", "pip install 'jaxcnn[parity]'") from None
-    theirs = parity.load_weights(weights).params
-    if model_for(theirs) != model_for(ours):
-        raise UserError("these weights are of another width", weights, "name weights of the same network")
-    return torch_model.feature_maps(theirs, images, layers)
+def torch_maps(path: str, ours: Weights, images: np.ndarray, layers: Sequence[str]) -> Maps:
+    """Compute PyTorch's maps with weights of its own; UserError if they are not of the same network."""
+    require_torch("--against")
+    from parity.twins.cases import feature_maps
+
+    theirs = parity.load_weights(path)
+    if theirs.network != ours.network:
+        raise UserError("these weights are of another network", path, "name weights of the same network")
+    return feature_maps(theirs, images, layers)
 
 
 def draw(arguments: Namespace, subject: figures.Subject, ours: Maps, theirs: Maps | None, last: str) -> None:
-    """One image's figures and arrays."""
+    """Write one image's figures and arrays."""
     out, arrays = arguments.out, dict[str, Any]()
     ranked = ", ".join(f"{name} {probability:.1%}" for name, probability in subject.ranked()[:3])
     print(f"{subject.name}: {ranked}" + (f" (true: {subject.truth})" if subject.truth else ""))
@@ -120,10 +124,11 @@ def draw(arguments: Namespace, subject: figures.Subject, ours: Maps, theirs: Map
     print(f"  {'arrays':21} {path}")
 
 
-def kernels_of(params: Params, layers: Sequence[str]) -> Maps:
-    """The kernels of those of the layers that are convolutions; UserError where none is."""
-    weighted = {name: np.asarray(params[name]["kernel"]) for name in layers if name in params}
-    kernels = {name: kernel for name, kernel in weighted.items() if kernel.ndim == 4}
+def kernels_of(weights: Weights, layers: Sequence[str]) -> Maps:
+    """Take the kernels of those of the layers that are convolutions; UserError if none is."""
+    arrays = named(weights.variables)
+    kernels = {name: np.asarray(arrays[f"{name}/kernel"]) for name in layers if f"{name}/kernel" in arrays}
+    kernels = {name: kernel for name, kernel in kernels.items() if kernel.ndim == 4}
     if not kernels:
         raise UserError("none of the layers is a convolution", "--filters", "name one, as in --layers conv1")
     return kernels
@@ -134,7 +139,7 @@ def main() -> None:
     arguments = parser().parse_args()
     platform.start(None)
     loaded = parity.load_weights(arguments.weights)
-    network = model_for(loaded.params)
+    network = loaded.network
     shapes = features.layer_shapes(network)
     if arguments.list:
         for name, shape in shapes.items():
@@ -142,10 +147,12 @@ def main() -> None:
         return
     features.check_layers(arguments.layers, shapes)
     dataset = arguments.dataset or loaded.dataset or "cifar10"
-    found = read_images(arguments.image or ["train_00007"], cache(lambda: data.load(dataset, arguments.data_dir)))
-    images = np.stack([image for _, image, _ in found])
-    kernels = kernels_of(loaded.params, arguments.layers) if arguments.filters else {}
-    theirs = torch_maps(arguments.against, loaded.params, images, arguments.layers) if arguments.against else None
+    pictures_read = read_images(
+        arguments.image or ["train_00007"], cache(lambda: data.load(dataset, arguments.data_dir))
+    )
+    images = np.stack([image for _, image, _ in pictures_read])
+    kernels = kernels_of(loaded, arguments.layers) if arguments.filters else {}
+    theirs = torch_maps(arguments.against, loaded, images, arguments.layers) if arguments.against else None
     figures.folder(arguments.out)
     for layer, kernel in kernels.items():
         path = arguments.out / f"{layer}_kernels.{arguments.format}"
@@ -156,10 +163,10 @@ def main() -> None:
     classes = known if len(known) == network.classes else tuple(map(str, range(network.classes)))
     each = (
         {name: rows[i] for name, rows in batch.items()}
-        for batch in features.batched(network, loaded.params, images, [*arguments.layers, last])
+        for batch in features.batched(network, loaded.variables, images, [*arguments.layers, last])
         for i in range(len(batch[last]))
     )
-    for i, (ours, (name, image, truth)) in enumerate(zip(each, found, strict=True)):
+    for i, (ours, (name, image, truth)) in enumerate(zip(each, pictures_read, strict=True)):
         probabilities = np.asarray(jax.nn.softmax(ours[last]))
         subject = figures.Subject(name, image, probabilities, classes, truth)
         draw(arguments, subject, ours, theirs and {layer: rows[i] for layer, rows in theirs.items()}, last)

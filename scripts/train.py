@@ -9,11 +9,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
+
 import parity
-from jaxcnn import cli, data, files, fit, model, platform, processes, sharding, weights
+from jaxcnn import cli, data, files, fit, platform, processes, sharding, weights
 from jaxcnn.config import DEFAULTS, Config, read_config, resumed, to_json
 from jaxcnn.errors import UserError
+from jaxcnn.networks import describe
 from jaxcnn.run_directory import RunDirectory
+from jaxcnn.weights import Weights
 
 EXAMPLES = """examples:
   python scripts/train.py --dataset digits                 a minute, nothing to download
@@ -29,7 +33,7 @@ Exit status: 0 done; 1 the loss is not finite; 2 bad usage or input; 130, 143 af
 
 
 def parser() -> cli.ArgumentParser:
-    """The command line; a flag that is not given is None, and then the data set's default or the resumed run's."""
+    """Make the command line; a flag that is not given is None, for the data set's default or the resumed run's."""
     parser = cli.ArgumentParser("Train the tutorial's network, or go on with a run.", EXAMPLES)
     add = parser.add_argument
     add("--platform", choices=platform.PLATFORMS, help="what to run on; without it, the best that JAX finds")
@@ -56,21 +60,21 @@ def parser() -> cli.ArgumentParser:
     return parser
 
 
-def configured(given: dict[str, Any], run: RunDirectory, resume: bool) -> tuple[Config, model.Params | None]:
-    """The resumed run's configuration or the data set's default, with what was given in its place; initial weights."""
+def configured(given: dict[str, Any], run: RunDirectory, resume: bool) -> tuple[Config, Weights | None]:
+    """Change what was given in the resumed run's configuration or the data set's default; load initial weights."""
     if resume:
         return resumed(read_config(run.config), given), None
     run.check_free()
     config = dataclasses.replace(DEFAULTS[given.get("dataset", "cifar10")], **given)
     if not config.init:
         return config, None
-    params = parity.load_weights(config.init).params
-    network = model.model_for(params)
-    return dataclasses.replace(config, channels=network.channels, hidden=network.hidden), params
+    init = parity.load_weights(config.init)
+    sizes = {name: size for name, size in describe(init.network).items() if hasattr(config, name)}
+    return dataclasses.replace(config, **sizes), init
 
 
 def agreed(config: Config | None, given: dict[str, Any]) -> Config:
-    """Process 0's configuration in every process, with this one's own folder of data; UserError if asked otherwise."""
+    """Take process 0's configuration, but for the folder of data; UserError if other flags were given here."""
     config = Config(**json.loads(sharding.text_from_first(to_json(config) if config else "")))
     for name, value in given.items():
         if name != "data_dir" and value != getattr(config, name):
@@ -80,7 +84,7 @@ def agreed(config: Config | None, given: dict[str, Any]) -> Config:
 
 
 def main() -> int:
-    """Parse, join the other processes if there are any, train; the exit status."""
+    """Parse, join the other processes if there are any, train, and return the exit status."""
     arguments = vars(parser().parse_args())
     cluster = [arguments.pop(name) for name in ("coordinator", "num_processes", "process_id")]
     processes.check_flags(*cluster)
@@ -89,7 +93,7 @@ def main() -> int:
 
 
 def train(arguments: dict[str, Any]) -> int:
-    """Start JAX, load weights and data, train in the run directory, and say how it ended; the exit status."""
+    """Start JAX, load weights and data, train in the run directory, say how it ended, and return the exit status."""
     out, resume, chosen, count = (arguments.pop(name) for name in ("out", "resume", "platform", "devices"))
     run = RunDirectory(out or Path("runs") / (arguments["dataset"] or "cifar10"))
     given = {name: value for name, value in arguments.items() if value is not None}
@@ -97,21 +101,21 @@ def train(arguments: dict[str, Any]) -> int:
         given["data_dir"] = str(Path(given["data_dir"]).expanduser().absolute())
     devices = platform.start(chosen, cpu_devices=count)
     processes.settle(devices)
-    config, params = configured(given, run, resume) if sharding.is_first() else (None, None)
+    config, init = configured(given, run, resume) if sharding.is_first() else (None, None)
     config = agreed(config, given)
     mesh = sharding.make_mesh(devices, count, config.batch_size)
     print(platform.describe(list(mesh.devices.flat), config.precision))
     dataset = data.load(config.dataset, config.data_dir)
     print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images")
-    if params is not None:
-        weights.check_classes(params, dataset.class_names, config.init)
+    if init:
+        weights.check_classes(init, dataset.class_names, config.init)
     try:
         with run.locked() if sharding.is_first() else nullcontext():
             if sharding.is_first() and resume:
                 files.write_text(run.config, to_json(config))
             elif sharding.is_first():
                 run.create(config)
-            history = fit.fit(config, dataset, run.path, mesh, params=params)
+            history = fit.fit(config, dataset, run.path, mesh, variables=init.variables if init else None)
     except fit.Interrupted as stop:
         name = signal.Signals(stop.signum).name
         print(f"{name}: saved; go on with: python scripts/train.py --resume --out {run.path}", file=sys.stderr)

@@ -22,7 +22,8 @@ from jax.sharding import Mesh
 from jaxcnn import data, fit, platform, processes, sharding, train
 from jaxcnn.config import DEFAULTS, Config
 from jaxcnn.data import Dataset
-from jaxcnn.model import CNN
+from jaxcnn.networks.tutorial import CNN
+from jaxcnn.recipe import tutorial
 from jaxcnn.run_directory import RunDirectory
 from tests.conftest import ROOT, small_dataset
 
@@ -35,15 +36,14 @@ def narrow(**changes: Any) -> Config:
 
 def trajectory(dataset: Dataset, mesh: Mesh, dtype: Any, dispatches: list[int]) -> np.ndarray:
     """The epoch's loss and all parameters, after each dispatch of so many steps."""
-    model, optimizer = CNN(2, 4, dtype=dtype, param_dtype=dtype), train.sgd(0.05, 0.9)
+    recipe = tutorial(CNN(2, 4, dtype=dtype, param_dtype=dtype), 0.05, 0.9, devices=mesh.size)
     # Not drawn by JAX: a float32 draw's last bit depends on how it is compiled.
-    like, rng = jax.eval_shape(lambda: train.create_state(model, optimizer, 0)), np.random.default_rng(0)
+    like, rng = jax.eval_shape(lambda: train.create_state(recipe, 0)), np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.uniform(-0.2, 0.2, leaf.shape).astype(dtype), like.params)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)._replace(params=params)
     state, arrays = sharding.replicate((state, train.Arrays(dataset.train.images, dataset.train.labels)), mesh)
-    steps = train.train_steps.lower(
-        model, optimizer, state, arrays, np.uint32(0), np.int32(1), batch_size=32, sharding=sharding.divided(mesh)
-    ).compile(QUICKLY)
+    steps = train.make_train_steps(recipe, 32, sharding.divided(mesh))
+    steps = steps.lower(state, arrays, np.uint32(0), np.int32(1)).compile(QUICKLY)
     points = []
     for count in dispatches:
         state = steps(state, arrays, np.uint32(0), np.int32(count))
@@ -81,8 +81,8 @@ def run_train(faults: str, *arguments: str) -> None:
     if "other" in faults:
         data.load = lambda *_: dataclasses.replace(small_dataset(), train=small_dataset().test)
     if "slow" in faults:
-        steps = train.train_steps
-        train.train_steps = lambda *a, **k: (time.sleep(0.05), steps(*a, **k))[1]
+        steps = fit.Trainer.steps
+        fit.Trainer.steps = lambda *a: (time.sleep(0.05), steps(*a))[1]
     sys.argv = ["train.py", "--platform", "cpu", "--dataset", "digits", *arguments]
     runpy.run_path(str(ROOT / "scripts/train.py"), run_name="__main__")
 

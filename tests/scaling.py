@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxcnn import sharding, train
 from jaxcnn.config import Config
+from jaxcnn.recipe import recipe_for
 
 BYTES = {"pred": 1, "u8": 1, "bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}
 COLLECTIVES = r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
@@ -21,16 +22,14 @@ def compiled(config: Config, devices: int, images: int = 128) -> Any:
     """The program of `train_steps` for so many devices; nothing is allocated or run."""
     mesh = sharding.make_mesh(jax.devices(), devices, config.batch_size)
     everywhere = sharding.divided(mesh).update(spec=jax.sharding.PartitionSpec())
-    model, optimizer = train.network(config), train.sgd(config.learning_rate, config.momentum)
+    recipe = recipe_for(config, devices=devices)
     data = train.Arrays(
         jax.ShapeDtypeStruct((images, 32, 32, 3), np.uint8), jax.ShapeDtypeStruct((images,), np.uint8)
     )  # fmt: skip
-    state = jax.eval_shape(lambda: train.create_state(model, optimizer, 0))
+    state = jax.eval_shape(lambda: train.create_state(recipe, 0))
     state, data = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), (state, data))
-    return train.train_steps.lower(
-        model, optimizer, state, data, np.uint32(0), np.int32(1),
-        batch_size=config.batch_size, sharding=sharding.divided(mesh),
-    ).compile()  # fmt: skip
+    steps = train.make_train_steps(recipe, config.batch_size, sharding.divided(mesh))
+    return steps.lower(state, data, np.uint32(0), np.int32(1)).compile()
 
 
 def collectives(program: str) -> list[tuple[str, int]]:

@@ -20,6 +20,7 @@ import jaxcnn
 from jaxcnn import checkpoints, files, fit, train
 from jaxcnn.config import read_config
 from jaxcnn.errors import UserError
+from jaxcnn.recipe import recipe_for
 from jaxcnn.run_directory import RunDirectory
 from tests.conftest import ROOT, assert_trees_equal
 from tests.test_fit import final_state, run_fit, without_time
@@ -60,7 +61,7 @@ def assert_same_end(run, whole):
     config = read_config(whole / "config.json")
     assert_trees_equal(final_state(run, config), final_state(whole, config))
     assert metrics_without_time(run) == metrics_without_time(whole)
-    assert_trees_equal(jaxcnn.load(run).params, jaxcnn.load(whole).params)
+    assert_trees_equal(jaxcnn.load(run).variables, jaxcnn.load(whole).variables)
     assert not list(run.rglob("*.tmp"))
 
 
@@ -141,7 +142,7 @@ def test_a_second_ctrl_c_stops_at_once(config, dataset, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         pytest.fail("went on after the second Ctrl-C")
 
-    monkeypatch.setattr(train, "train_steps", interrupted_twice)
+    monkeypatch.setattr(fit.Trainer, "steps", interrupted_twice)
     with pytest.raises(KeyboardInterrupt):
         run_fit(config, dataset, tmp_path / "run")
 
@@ -187,7 +188,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(config, trained
     folder = tmp_path_factory.mktemp("damaged")
     (folder / newest.name).write_bytes(other.get(kind, bytes(damaged)))
     (folder / before.name).write_bytes(before.read_bytes())
-    like = train.create_state(train.network(config), train.sgd(config.learning_rate, config.momentum), 0)
+    like = train.create_state(recipe_for(config), 0)
     said = []
     state, _ = checkpoints.restore_newest(folder, like, said.append)
     assert int(state.step) == 3
@@ -205,7 +206,7 @@ def test_a_checkpoint_whose_checksum_has_lost_its_name_is_damaged(config, traine
     content = checkpoints.saved(trained / "checkpoints")[0].read_bytes()
     assert content.count(b'"sha256"') == 1
     path.write_bytes(content.replace(b'"sha256"', b'"sha252"'))
-    like = train.create_state(train.network(config), train.sgd(config.learning_rate, config.momentum), 0)
+    like = train.create_state(recipe_for(config), 0)
     with pytest.raises(UserError, match="checksum"):
         checkpoints.restore(path, like)
 
@@ -215,7 +216,7 @@ def test_the_newest_two_checkpoints_and_the_best_are_kept(config, trained):
     assert names == ["best.safetensors", "step_000000003.safetensors", "step_000000006.safetensors"]
     lines = files.read_json_lines(trained / "metrics.jsonl")
     best = max(lines, key=lambda line: line["test_accuracy"])
-    like = train.create_state(train.network(config), train.sgd(config.learning_rate, config.momentum), 0)
+    like = train.create_state(recipe_for(config), 0)
     assert int(checkpoints.restore(trained / "checkpoints/best.safetensors", like)[0].step) == best["step"]
 
 
@@ -223,7 +224,7 @@ def test_out_of_memory_is_one_line_that_says_what_to_lower(config, dataset, tmp_
     def exhausted(*arguments, **more):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\nfor buffers")
 
-    monkeypatch.setattr(train, "train_steps", exhausted)
+    monkeypatch.setattr(fit.Trainer, "steps", exhausted)
     with pytest.raises(UserError, match=r"Out of memory .* 32 images; .* smaller --batch-size") as refused:
         run_fit(config, dataset, tmp_path / "run")
     assert "\n" not in str(refused.value)

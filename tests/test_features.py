@@ -6,7 +6,8 @@ import pytest
 
 from jaxcnn import features
 from jaxcnn.errors import UserError
-from jaxcnn.model import CNN, scale_pixels
+from jaxcnn.layers import scale_pixels
+from jaxcnn.networks.tutorial import CNN
 
 NAMES = [
     "input", "conv1", "act1", "drop1", "conv2", "act2", "pool2", "flat", "fc3", "act3", "drop3", "fc4",
@@ -14,8 +15,8 @@ NAMES = [
 
 
 def drawn(model, dtype=np.float32):
-    """Parameters from NumPy: Flax compiles each draw by itself."""
-    shapes = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)))["params"], jax.random.key(0))
+    """Variables from NumPy: Flax compiles each draw by itself."""
+    shapes = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3))), jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(dtype) / 8, shapes)
 
@@ -58,13 +59,16 @@ def test_layers_are_listed_in_order_of_execution_with_their_shapes(network):
 
 
 def test_maps_are_those_of_the_forward_pass_in_the_order_asked_for(network, images):
-    model, params = network
-    maps = features.feature_maps(model, params, images, ["fc4", "act1", "input", "conv1", "drop1"])
+    model, variables = network
+    maps = features.feature_maps(model, variables, images, ["fc4", "act1", "input", "conv1", "drop1"])
     assert list(maps) == ["fc4", "act1", "input", "conv1", "drop1"]
     scaled = scale_pixels(jnp.asarray(images))
     np.testing.assert_array_equal(maps["input"], images.astype(np.float32) / np.float32(255))
-    np.testing.assert_allclose(maps["fc4"], model.apply({"params": params}, scaled), rtol=1e-4, atol=1e-6)
-    kernel, bias = np.asarray(params["conv1"]["kernel"], float), np.asarray(params["conv1"]["bias"])
+    np.testing.assert_allclose(maps["fc4"], model.apply(variables, scaled), rtol=1e-4, atol=1e-6)
+    kernel, bias = (
+        np.asarray(variables["params"]["conv1"]["kernel"], float),
+        np.asarray(variables["params"]["conv1"]["bias"]),
+    )
     padded = np.pad(maps["input"], ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64)
     expected = sum(padded[:, i : i + 32, j : j + 32] @ kernel[i, j] for i in range(3) for j in range(3))
     np.testing.assert_allclose(maps["conv1"], expected + bias, rtol=1e-5, atol=1e-6)
@@ -80,7 +84,7 @@ def test_any_linen_network_can_be_looked_into(images):
         "input": (32, 32, 3), "twice/zeta": (32, 32, 3), "twice": (32, 32, 3), "alpha": (2,)
     }  # fmt: skip
     maps = features.feature_maps(model, params, images, ["twice", "twice/zeta"])
-    once = Block().apply({"params": params["twice"]}, scale_pixels(images))
+    once = Block().apply({"params": params["params"]["twice"]}, scale_pixels(images))
     np.testing.assert_allclose(maps["twice"], once + maps["twice/zeta"], rtol=1e-5, atol=1e-6)
 
 

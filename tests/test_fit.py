@@ -11,6 +11,7 @@ import jaxcnn
 from jaxcnn import checkpoints, fit, train
 from jaxcnn.config import read_config, resumed
 from jaxcnn.errors import UserError
+from jaxcnn.recipe import recipe_for
 from jaxcnn.run_directory import RunDirectory
 from jaxcnn.sharding import make_mesh
 from tests.conftest import assert_trees_equal
@@ -26,7 +27,7 @@ def run_fit(config, dataset, out, **more):
 
 
 def final_state(out, config):
-    like = train.create_state(train.network(config), train.sgd(config.learning_rate, config.momentum), 0)
+    like = train.create_state(recipe_for(config), 0)
     return checkpoints.restore(checkpoints.saved(out / "checkpoints")[0], like)[0]
 
 
@@ -54,7 +55,7 @@ def test_the_accuracy_is_exact_and_of_the_last_weights(config, dataset, tmp_path
     predicted = weights.predict(dataset.test.images).argmax(axis=1)
     assert (predicted == dataset.test.labels).mean() == pytest.approx(history[-1]["test_accuracy"], abs=1e-7)
     assert weights.class_names == dataset.class_names
-    assert_trees_equal(weights.params, final_state(tmp_path / "run", config).params)
+    assert_trees_equal(weights.variables, final_state(tmp_path / "run", config).variables)
 
 
 def test_a_run_is_determined_by_its_configuration(config, dataset, tmp_path):
@@ -67,14 +68,14 @@ def test_a_run_is_determined_by_its_configuration(config, dataset, tmp_path):
 
 def interrupt_after(ticks, monkeypatch, signum=signal.SIGTERM):
     """Send this process a signal while the given dispatch runs."""
-    real, count = train.train_steps, iter(range(1, 1000))
+    real, calls = fit.Trainer.steps, iter(range(1, 1000))
 
-    def steps(*arguments, **more):
-        if next(count) == ticks + 1:  # the first call compiles
+    def steps(*arguments):
+        if next(calls) == ticks + 1:  # the first call compiles
             os.kill(os.getpid(), signum)
-        return real(*arguments, **more)
+        return real(*arguments)
 
-    monkeypatch.setattr(train, "train_steps", steps)
+    monkeypatch.setattr(fit.Trainer, "steps", steps)
 
 
 @pytest.mark.parametrize("ticks", [1, 2, 4])
@@ -130,10 +131,10 @@ def test_a_finished_run_is_left_alone(config, dataset, tmp_path):
 
 
 def test_an_initial_network_is_where_it_starts(config, dataset, tmp_path):
-    params = train.create_state(train.network(config), train.sgd(0.1), seed=7).params
+    variables = train.create_state(recipe_for(config), seed=7).variables
     still = dataclasses.replace(config, learning_rate=0.0, epochs=1)
-    run_fit(still, dataset, tmp_path / "run", params=jax.tree.map(np.asarray, params))
-    assert_trees_equal(jaxcnn.load(tmp_path / "run").params, params)
+    run_fit(still, dataset, tmp_path / "run", variables=jax.tree.map(np.asarray, variables))
+    assert_trees_equal(jaxcnn.load(tmp_path / "run").variables, variables)
 
 
 def test_what_may_not_change_is_refused_by_name(config):

@@ -9,7 +9,8 @@ import pytest
 from jaxcnn import fit, processes, sharding, train
 from jaxcnn.config import Config
 from jaxcnn.errors import UserError
-from jaxcnn.model import PARAMETERS
+from jaxcnn.networks.tutorial import PARAMETERS
+from jaxcnn.recipe import recipe_for
 from jaxcnn.sharding import make_mesh
 from tests.conftest import ROOT
 from tests.peer import trajectories
@@ -54,14 +55,14 @@ def test_what_is_communicated_is_the_gradient_and_nothing_else(devices):
 
 
 def test_all_test_images_are_classified_by_any_number_of_devices(dataset):
-    model = train.network(Config(channels=2, hidden=4))
-    state = jax.jit(train.create_state, static_argnums=(0, 1, 2))(model, train.sgd(0.1), 0)
+    recipe = recipe_for(Config(channels=2, hidden=4))
+    network, state = recipe.network, train.create_state(recipe, 0)
     for devices in (1, 8):
         mesh = make_mesh(jax.devices(), devices, 32)
         images = sharding.replicate(dataset.test.images, mesh)
-        params = sharding.replicate(state.params, mesh)
-        logits = train.predict_logits(model, params, images, batch_size=12, sharding=sharding.divided(mesh))
-        expected = train.predict_logits(model, state.params, dataset.test.images)
+        variables = sharding.replicate(state.variables, mesh)
+        logits = train.predict_logits(network, variables, images, batch_size=12, sharding=sharding.divided(mesh))
+        expected = train.predict_logits(network, state.variables, dataset.test.images)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jax
 
-from jaxcnn import cli, fit, train
+from jaxcnn import cli, fit
 from jaxcnn.config import DEFAULTS
 from jaxcnn.run_directory import RunDirectory
 from jaxcnn.sharding import make_mesh
@@ -36,15 +36,15 @@ def inject(fault: str, run: Path) -> None:
     elif kind == "size":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(number), int(number)))
     elif kind in ("vanish", "slow"):
-        steps = train.train_steps
+        steps = fit.Trainer.steps
 
-        def slowed(*arguments, **more):
+        def slowed(trainer, state, count):
             time.sleep(0.01)
-            if kind == "vanish" and int(arguments[2].step) == 4:
+            if kind == "vanish" and int(state.step) == 4:
                 shutil.rmtree(run)
-            return steps(*arguments, **more)
+            return steps(trainer, state, count)
 
-        train.train_steps = slowed
+        fit.Trainer.steps = slowed
 
 
 def watch(line: str) -> None:

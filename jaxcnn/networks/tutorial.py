@@ -66,7 +66,7 @@ def training_logits(
     A batch that is divided among `devices` is left whole: each chunk's gradient would be sent.
     """
 
-    def features(images: Array, places: Array | None) -> Array:
+    def features(images: Array, places: Any) -> Array:
         scaled = layers.scale_pixels(images, network.param_dtype)
         return network.apply(variables, scaled, key and key._replace(places=places), method="features")
 

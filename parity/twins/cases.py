@@ -1,9 +1,8 @@
-"""Our own networks as pairs, and what they are compared on: inputs random, real, and such as single out one difference."""
+"""Our own networks as pairs, and their cases: inputs random, real, and such as single out one difference."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -16,10 +15,11 @@ from jaxcnn.layers import DropoutKey, scale_pixels
 from jaxcnn.networks import Network
 from jaxcnn.weights import Weights
 from parity import torch_trace
+from parity.files import table_of
 from parity.links import STEP_RATE
 from parity.pair import Case, Pair, torch_parameters
 from parity.torch_trace import channels_first, channels_last
-from parity.twins import TABLES, tutorial
+from parity.twins import tutorial
 
 SEED = 0
 STEP = 3  # of the training case, and so of its dropout masks
@@ -38,10 +38,10 @@ def pair_of(network: Network, precision: str) -> Pair:
     with torch.device("meta"):  # the twin's own weights are not used
         torch_module = twin(network)
     return Pair(
-        torch=torch_module,
-        flax=network.clone(dtype=precision, param_dtype=precision),
+        torch_module=torch_module,
+        flax_module=network.clone(dtype=precision, param_dtype=precision),
         precision=precision,
-        table=TABLES[networks.describe(network)["name"]],
+        table=table_of(network),
         torch_input=pixels,
         flax_input=flax_pixels,
         apply=lambda module, variables, x, key: module.apply(variables, x, key),
@@ -83,7 +83,9 @@ def feature_maps(
     pair = pair_of(weights.network, "float64" if weights.dtype == "float64" else "float32")
     dtype = getattr(torch, pair.precision)
     x = pixels(images, dtype)
-    _, calls = torch_trace.run(pair.torch, torch_parameters(pair.table.to_torch(weights.variables), dtype), x, {})
+    _, calls = torch_trace.run(
+        pair.torch_module, torch_parameters(pair.table.to_torch(weights.variables), dtype), x, {}
+    )
     outputs = {"input": x, **{name: call[1] for name, call in calls.items()}}
     return {name: channels_last(outputs[name]) for name in layers}
 
@@ -127,7 +129,7 @@ def dropout_key(step: int, images: int) -> DropoutKey:
 
 
 def _scaled(weights: NamedArrays, scale: np.float32) -> NamedArrays:
-    """Scale the biases: an image `scale` times brighter has activations `scale` times larger, since ReLU is homogeneous."""
+    """Scale the biases: an image `scale` times brighter then has activations `scale` times larger."""
     return {name: array * scale if name.endswith("bias") else array for name, array in weights.items()}
 
 

@@ -18,7 +18,6 @@ from jaxcnn.train import Arrays
 from parity.links import STEP_RATE
 from parity.mistakes import (
     Control,
-    after,
     axes,
     before,
     convolution,
@@ -30,7 +29,7 @@ from parity.mistakes import (
     optimizer,
 )
 from parity.twins import training
-from parity.twins.cases import torch_draws
+from parity.twins.cases import dropout_key, torch_draws
 from parity.twins.training import TrainedPair, Trial, trained_pair
 
 NETWORK = CNN(4, 10, 10)  # a square fc4, so that its shape does not show that its kernel is transposed
@@ -158,7 +157,7 @@ CONTROLS = (
         "drop1", lambda module, call, x, key: x if key is None else x / (1 - module.rate) - call(x, key)),
             "activations", "drop1.mask", "training"),
     Control("dropout on at evaluation", operation(
-        "drop1", lambda module, call, x, key: call(x, training.dropout_key(0, len(x)) if key is None else key)),
+        "drop1", lambda module, call, x, key: call(x, dropout_key(0, len(x)) if key is None else key)),
             "activations", "drop1", "random"),
     Control("dropout off in training", operation("drop1", lambda module, call, x, key: x),
             "activations", "drop1", "training"),

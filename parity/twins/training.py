@@ -34,7 +34,8 @@ LARGEST = 1e9  # that is drawn
 class TrainedPair(Pair):
     """A network of ours with its training.
 
-    draw: (network, key) -> the variables that training starts from.  make_train_steps, predict_logits, metrics: `train`'s.
+    draw: (network, key) -> the variables that training starts from.
+    make_train_steps, predict_logits, metrics: as in `train`.
     """
 
     draw: Callable[..., Any] = initial_variables
@@ -84,7 +85,7 @@ class Trial:
 
 def checks(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
     """Make all comparisons, each computed as it is asked for."""
-    for case in cases(pair.flax, trial.weights, trial.data.train, trial.images):
+    for case in cases(pair.flax_module, trial.weights, trial.data.train, trial.images):
         if case.name in trial.cases:
             same = yield from links.one_pass(pair, case, trial.compiled)
             if case.key is not None:
@@ -98,20 +99,26 @@ def own_steps(pair: TrainedPair, case: Case, compiled: bool) -> Iterator[Check]:
     def take_step(optimizer: Any, variables: Any, opt_state: Any, case: Case) -> tuple[Any, Any, Any]:
         recipe = replace(_recipe(pair), optimizer=optimizer)
         state = train.with_variables(recipe, variables)._replace(step=jnp.uint32(STEP), opt_state=opt_state)
-        state = train.train_step(recipe, state, train.Batch(case.images, case.labels, case.real), SEED)
-        return state.params, state.opt_state, state.loss_sum
+        state = train.train_step(
+            recipe, state, train.Batch(*map(jnp.asarray, (case.images, case.labels, case.real))), SEED
+        )
+        return _parts(state)
 
     return links.steps(pair, take_step, case, compiled)
 
 
+def _parts(state: train.TrainState) -> tuple[Any, Any, Any]:
+    return state.params, state.opt_state, state.loss_sum
+
+
 def _recipe(pair: TrainedPair) -> Recipe:
-    return replace(tutorial(pair.flax, LEARNING_RATE), optimizer=sgd(LEARNING_RATE, MOMENTUM))
+    return replace(tutorial(pair.flax_module, LEARNING_RATE), optimizer=sgd(LEARNING_RATE, MOMENTUM))
 
 
 def initial(pair: TrainedPair, draws: int = DRAWS) -> Iterator[Check]:
     """Check that training starts from PyTorch's distribution, by many draws of both frameworks."""
-    ours = [pair.table.to_torch(pair.draw(pair.flax, jax.random.key(seed))) for seed in range(draws)]
-    theirs = torch_draws(pair.flax, draws)
+    ours = [pair.table.to_torch(pair.draw(pair.flax_module, jax.random.key(seed))) for seed in range(draws)]
+    theirs = torch_draws(pair.flax_module, draws)
     for name in ours[0]:
         samples = [np.concatenate([np.ravel(draw[name])[:VALUES] for draw in many]) for many in (ours, theirs)]
         distance, bound = ks_2samp(*samples).statistic, smirnov_distance(*map(len, samples))
@@ -133,7 +140,7 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
     others = [TorchTraining(pair, trial.weights, dtype, LEARNING_RATE, momentum=MOMENTUM) for dtype in pair.dtypes]
     stretches: list[list[Check]] = []
     for number, (start, end) in enumerate(trial.stretches()):
-        before = flax_snapshot(pair, state.params, state.opt_state, state.loss_sum)
+        before = flax_snapshot(pair, *_parts(state)) if single else {}
         state = take_steps(state, data, jnp.uint32(SEED), jnp.int32(end - start))
         if single and number % 2:
             continue
@@ -142,7 +149,7 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
                 other.load(before)
             for step in range(start, end):
                 replay(other, trial, images, labels, step)
-        after = flax_snapshot(pair, state.params, state.opt_state, state.loss_sum)
+        after = flax_snapshot(pair, *_parts(state))
         theirs = [other.snapshot() for other in others]
         place = {"step": end, "bound": TRAJECTORY_BOUND}
         stretches.append(list(compare(pair, trial.weights, "trajectory", after, theirs, **place)))
@@ -180,12 +187,12 @@ def _typical(pair: Pair, trial: Trial, tensor: tuple[Check, ...]) -> Check:
 def evaluation(pair: TrainedPair, trial: Trial, weights: NamedArrays) -> Iterator[Check]:
     """Compare logits, loss, predictions and accuracy of test images, whose number no batch divides."""
     images, labels = trial.data.test.images[: trial.evaluated], trial.data.test.labels[: trial.evaluated]
-    logits = pair.predict_logits(pair.flax, pair.variables(weights), jnp.asarray(images), batch_size=32)
+    logits = pair.predict_logits(pair.flax_module, pair.variables(weights), jnp.asarray(images), batch_size=32)
     loss, accuracy = pair.metrics(logits, jnp.asarray(labels))
     real, others = np.ones(len(labels), bool), []
     for dtype in pair.dtypes:
         with torch.no_grad():
-            theirs, _ = torch_trace.run(pair.torch, torch_parameters(weights, dtype), pixels(images, dtype), {})
+            theirs, _ = torch_trace.run(pair.torch_module, torch_parameters(weights, dtype), pixels(images, dtype), {})
         others.append({"logits": theirs.numpy(), "loss": mean_loss(theirs, labels, real).numpy()})
     yield from compare(pair, weights, "evaluation", {"logits": logits, "loss": loss}, others)
     ours, truth = np.asarray(logits, np.float64), others[0]["logits"]

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from jaxcnn import Weights
-from jaxcnn.model import CNN, initial_params
+from jaxcnn.networks import initial_variables
+from jaxcnn.networks.tutorial import CNN
 
 torch.set_num_threads(1)  # the suite runs in as many processes as there are cores
 
@@ -14,10 +15,10 @@ DTYPES = ["float16", "bfloat16", "float32", "float64"]
 
 def small_weights(dtype: str = "float32", seed: int = 0) -> Weights:
     """A narrow network's parameters, every bit of their mantissas in use."""
-    params = initial_params(CNN(2, 3), jax.random.key(seed))
+    variables = initial_variables(CNN(2, 3), jax.random.key(seed))
     rng = np.random.default_rng(seed)
     draw = lambda leaf: rng.standard_normal(leaf.shape).astype(dtype)  # noqa: E731
-    return Weights(jax.tree.map(draw, params), tuple("0123456789"), "digits")
+    return Weights(CNN(2, 3, param_dtype=np.dtype(dtype)), jax.tree.map(draw, variables), tuple("0123456789"), "digits")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from PIL import Image
 import parity
 from jaxcnn import data, features, figures
 from jaxcnn.errors import UserError
-from jaxcnn.model import CNN
+from jaxcnn.networks.tutorial import CNN
 from jaxcnn.weights import Weights
 from tests.conftest import ROOT
 from tests.test_features import drawn
@@ -17,7 +17,7 @@ from tests.test_features import drawn
 
 @pytest.fixture(scope="module")
 def weights():
-    return Weights(drawn(CNN(4, 16)), tuple("abcdefghij"), "digits")
+    return Weights(CNN(4, 16), drawn(CNN(4, 16)), tuple("abcdefghij"), "digits")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_arrays_are_what_the_network_makes_of_the_images(script, tmp_path, saved
     names = ["train_00007", "photo", "photo-2"]
     expected = {f"{name}{end}" for name in names for end in (*(f"_{layer}.svg" for layer in layers), ".npz")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
-    maps = features.feature_maps(CNN(4, 16), saved.params, np.stack([image]), layers)
+    maps = features.feature_maps(CNN(4, 16), saved.variables, np.stack([image]), layers)
     for name in names:
         with np.load(tmp_path / "out" / f"{name}.npz") as stored:
             assert list(stored) == layers
@@ -75,7 +75,8 @@ def test_arrays_are_what_the_network_makes_of_the_images(script, tmp_path, saved
 
 def test_the_tutorials_two_figures_kernels_and_pytorch(script, tmp_path, saved):
     """Against other weights, so that there is a difference to see."""
-    other = Weights({**saved.params, "conv1": {**saved.params["conv1"], "bias": np.ones(4, np.float32)}})
+    params = {**saved.params, "conv1": {**saved.params["conv1"], "bias": np.ones(4, np.float32)}}
+    other = Weights(saved.network, {"params": params})
     parity.save_weights(tmp_path / "other.pth", other)
     result = script("feature_maps", "w.safetensors", "--against", "other.pth", "--filters")
     assert result.returncode == 0, result.stderr
@@ -111,7 +112,7 @@ def test_bad_input_is_said_and_leaves_nothing(module, tmp_path, monkeypatch, sav
     monkeypatch.setattr(module.platform, "start", lambda _: None)  # which the suite has started
     (tmp_path / "file").touch()
     if "wide.pth" in arguments:
-        parity.save_weights(tmp_path / "wide.pth", Weights(drawn(CNN(5, 16))))
+        parity.save_weights(tmp_path / "wide.pth", Weights(CNN(5, 16), drawn(CNN(5, 16))))
     before = set(tmp_path.iterdir())
     with pytest.raises(UserError) as problem:
         module.main()

@@ -3,9 +3,11 @@ import pytest
 import torch
 
 from jaxcnn import files
-from parity.torch_model import CNN
-from parity.weights import carry, carry_shapes
+from parity.twins.tables import TABLES
+from parity.twins.tutorial import CNN
 from tests.parity.conftest import DTYPES, TutorialModel, small_weights
+
+TABLE = TABLES["tutorial"]
 
 
 def bits(arrays):
@@ -15,20 +17,18 @@ def bits(arrays):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_there_and_back_is_bit_identical_and_contiguous(dtype):
     flax = files.flat_names(small_weights(dtype).params)
-    there = carry(flax, "flax", "torch")
-    assert bits(carry(there, "torch", "flax")) == bits(flax)
-    assert bits(carry(carry(there, "torch", "flax"), "flax", "torch")) == bits(there)
+    there = TABLE.carry(flax, "torch")
+    assert bits(TABLE.carry(there, "flax")) == bits(flax)
+    assert bits(TABLE.carry(TABLE.carry(there, "flax"), "torch")) == bits(there)
     assert all(array.flags.c_contiguous for array in there.values())
 
 
 def test_names_order_and_shapes_are_pytorchs():
     state = {name: tuple(tensor.shape) for name, tensor in CNN(2, 3).state_dict().items()}
-    carried = carry(files.flat_names(small_weights().params), "flax", "torch")
+    carried = TABLE.carry(files.flat_names(small_weights().params), "torch")
     assert [(name, array.shape) for name, array in carried.items()] == list(state.items())
-    shapes = carry_shapes(
-        {name: a.shape for name, a in files.flat_names(small_weights().params).items()}, "flax", "torch"
-    )
-    assert shapes == state
+    shapes = {name: a.shape for name, a in files.flat_names(small_weights().params).items()}
+    assert TABLE.carry_shapes(shapes, "torch") == state
 
 
 def test_the_twin_is_the_tutorials_class():
@@ -48,7 +48,7 @@ def test_the_twin_is_the_tutorials_class():
 def test_every_element_goes_to_its_place():
     """Each formula by itself, over all indices: conv [o,i,h,w] is [h,w,i,o], and fc3's inputs change their order."""
     flax = files.flat_names(small_weights().params)
-    there = carry(flax, "flax", "torch")
+    there = TABLE.carry(flax, "torch")
     for o, i, h, w in np.ndindex(2, 3, 3, 3):
         assert there["conv1.weight"][o, i, h, w] == flax["conv1/kernel"][h, w, i, o]
     for o, c, h, w in np.ndindex(3, 2, 16, 16):
@@ -61,6 +61,12 @@ def test_every_element_goes_to_its_place():
 def test_what_is_not_the_tables_is_refused(name):
     flax = files.flat_names(small_weights().params)
     with pytest.raises(KeyError):
-        carry({other: array for other, array in flax.items() if other != name}, "flax", "torch")
-    with pytest.raises(ValueError):  # noqa: PT011 (zip's, or reshape's)
-        carry({**flax, name: flax[name][None]}, "flax", "torch")
+        TABLE.carry({other: array for other, array in flax.items() if other != name}, "torch")
+    with pytest.raises(ValueError, match=name):
+        TABLE.carry({**flax, name: flax[name][None]}, "torch")
+
+
+def test_variables_and_a_state_dict_are_carried_whole():
+    weights = small_weights()
+    state = TABLE.to_torch(weights.variables)
+    assert bits(files.flat_names(TABLE.to_flax(state))) == bits(files.flat_names(weights.variables))

@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn import features
-from jaxcnn.model import CNN, model_for
-from parity.torch_model import feature_maps
+from jaxcnn import Weights, features
+from jaxcnn.networks.tutorial import CNN
+from parity.twins.cases import feature_maps
 from tests.test_features import drawn
 
 
@@ -12,11 +12,11 @@ from tests.test_features import drawn
 def test_every_layers_maps_are_pytorchs(dtype, bound):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     with jax.enable_x64(dtype == "float64"):
-        params = drawn(CNN(4, 16), dtype)
-        model = model_for(params, dtype)
-        layers = list(features.layer_shapes(model))
-        ours = features.feature_maps(model, params, images, layers)
-        theirs = feature_maps(params, images, layers)
+        network = CNN(4, 16, dtype=dtype, param_dtype=dtype)
+        weights = Weights(network, drawn(CNN(4, 16), dtype))
+        layers = list(features.layer_shapes(network))
+        ours = features.feature_maps(network, weights.variables, images, layers)
+        theirs = feature_maps(weights, images, layers)
         assert list(ours) == list(theirs) == layers
         assert len(layers) == 12
         np.testing.assert_array_equal(ours["input"], theirs["input"])

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 import parity.__main__ as main
-from jaxcnn import data, layers
-from jaxcnn.model import CNN
-from parity import faults, report, training
-from parity.cases import HUGE, TINY, Trial, cases, random_params
-from parity.chain import decisions, otherwise, torch_pass
-from parity.compare import Check
+from jaxcnn import data
+from jaxcnn.networks import initial_variables
+from jaxcnn.networks.tutorial import CNN
+from parity import parts, report
+from parity.bounds import Check
+from parity.pair import decisions, other_decisions, torch_pass
+from parity.twins import controls
+from parity.twins.cases import HUGE, TINY, cases, pair_of, torch_draws
+from parity.twins.training import Trial, initial, trained_pair
 from tests.conftest import ROOT
 
 NAME = r"float(64|32)/(outputs|activations|gradients|step|trajectory|evaluation)/[\w.]+(@\w+)?"
@@ -52,7 +55,10 @@ def test_the_proof(tmp_path):
         assert check["error"] <= check["bound"]
     exact = [c for c in found["checks"] if re.match("float64/(outputs|gradients|step)", c["name"])]
     assert {c["bound"] for c in exact if "left_out" not in c["name"]} == {1e-12}
-    assert [fault["name"] for fault in found["faults"]] == ["no mistake", *(fault.name for fault in faults.FAULTS)]
+    assert [fault["name"] for fault in found["faults"]] == [
+        "no mistake",
+        *(control.name for control in controls.CONTROLS),
+    ]
     assert all(fault["caught_by"] == fault["expected"] for fault in found["faults"])
     assert {"jax", "torch"} <= found["versions"].keys()
     assert (tmp_path / "p.png").stat().st_size > 30_000
@@ -61,18 +67,18 @@ def test_the_proof(tmp_path):
 
 
 def test_there_are_enough_controls_and_none_is_named_twice():
-    assert len({fault.name for fault in faults.FAULTS}) == len(faults.FAULTS) >= 20
-    assert {fault.caught_by.split("/")[0] for fault in faults.FAULTS} == set(report.LINKS)
+    assert len({control.name for control in controls.CONTROLS}) == len(controls.CONTROLS) == 35
+    assert {control.link for control in controls.CONTROLS} == set(report.LINKS)
 
 
 PASSING = {
-    "device": "cpu", "drift": {},
-    "checks": [Check("float64/activations/conv1@random", 1e-16, 1e-12)],
+    "device": "cpu",
+    "checks": [Check("float64", "activations", "conv1", 1e-16, 1e-12, "random")],
     "faults": [{"name": "no fault", "caught_by": None, "expected": None, "passed": True}],
 }  # fmt: skip
 BROKEN = [
-    Check("float64/step/fc4.bias@sgd", 1.0, 1e-12, index=[0], ours=1.0, truth=2.0),
-    Check("float64/activations/conv2@random", 0.5, 1e-12, index=[0, 3, 4, 1], ours=0.25, truth=0.5),
+    Check("float64", "step", "fc4.bias", 1.0, 1e-12, "sgd", index=[0], ours=1.0, truth=2.0),
+    Check("float64", "activations", "conv2", 0.5, 1e-12, "random", index=[0, 3, 4, 1], ours=0.25, truth=0.5),
 ]
 MISSED = {"name": "sum for mean", "caught_by": None, "expected": "float64/outputs/loss@random", "passed": False}
 
@@ -83,11 +89,11 @@ MISSED = {"name": "sum for mean", "caught_by": None, "expected": "float64/output
         ({"checks": PASSING["checks"] + BROKEN}, ["first divergence: float64/activations/conv2@random", "[0, 3, 4, 1]",
                                                   "JAX 0.25, PyTorch 0.5", "2 of 3"]),
         ({"faults": PASSING["faults"] + [MISSED]}, ["sum for mean", "expected float64/outputs/loss@random"]),
-        ({"checks": [Check("float32/outputs/loss@huge", float("inf"), 1.0)]}, ["error inf"]),
+        ({"checks": [Check("float32", "outputs", "loss", float("inf"), 1.0, "huge")]}, ["error inf"]),
     ],
 )  # fmt: skip
 def test_a_divergence_or_a_control_that_is_not_caught_is_told_and_exits_1(monkeypatch, tmp_path, capsys, found, words):
-    monkeypatch.setattr(main, "run_parts", lambda *given: {**PASSING, **found})
+    monkeypatch.setattr(parts, "run_parts", lambda *given: {**PASSING, **found})
     monkeypatch.setattr(sys, "argv", ["parity", "--json", str(tmp_path / "p.json")])
     assert main.main() == 1
     out = capsys.readouterr().out
@@ -97,18 +103,20 @@ def test_a_divergence_or_a_control_that_is_not_caught_is_told_and_exits_1(monkey
 
 
 def test_a_control_that_nothing_catches_does_not_pass(monkeypatch):
-    monkeypatch.setattr(faults, "catch", lambda fault, trial: None)
-    first, *rest = faults.run(faults.narrow(data.load("digits")))
+    monkeypatch.setattr(controls, "catch", lambda control, trial: None)
+    first, *rest = controls.run(controls.small_trial(data.load("digits")))
     assert first["passed"]
     assert not any(one["passed"] for one in rest)
 
 
-def test_a_mistake_is_made_for_a_while_only():
-    before = layers.max_pool
-    (fault,) = [fault for fault in faults.FAULTS if fault.name == "pooling with stride 1"]
-    with faults.injected(fault):
-        assert layers.max_pool is not before
-    assert layers.max_pool is before
+def test_a_mistake_leaves_the_pair_that_it_is_made_in():
+    """Each control is a function from a pair to another, so that no mistake outlives its trial."""
+    pair = trained_pair(controls.NETWORK, "float64")
+    for control in controls.CONTROLS:
+        before = {name: getattr(pair, name) for name in pair.__dataclass_fields__}
+        wrong = control.mistake(pair)
+        assert all(getattr(pair, name) is value for name, value in before.items())
+        assert any(getattr(wrong, name) is not value for name, value in before.items()), control.name
 
 
 @pytest.mark.parametrize(
@@ -128,13 +136,18 @@ def test_bad_usage_is_one_line(arguments, words):
 
 @pytest.fixture(scope="module")
 def inputs():
-    return {case.name: case for case in cases(random_params(CNN(4, 12)), data.load("digits").train, 4)}
+    weights = torch_draws(CNN(4, 12), 1)[0]
+    return {case.name: case for case in cases(CNN(4, 12), weights, data.load("digits").train, 4)}
+
+
+def torch_pass_of(case, dtype):
+    return torch_pass(pair_of(CNN(4, 12), "float64"), case, dtype, {})
 
 
 def test_planted_ties_are_ties_in_both_precisions_bit_for_bit(inputs):
     for name in ("zeros", "flat", "ties"):
         case = inputs[name]
-        single, double = (torch_pass(case, dtype).activations for dtype in (torch.float32, torch.float64))
+        single, double = (torch_pass_of(case, dtype).activations for dtype in (torch.float32, torch.float64))
         for layer in double:
             np.testing.assert_array_equal(single[layer], double[layer])
     maps = double["act2"].reshape(4, 16, 2, 16, 2, 4).swapaxes(2, 3).reshape(4, 16, 16, 4, 4)
@@ -147,7 +160,7 @@ def test_planted_ties_are_ties_in_both_precisions_bit_for_bit(inputs):
 def test_huge_and_tiny_stay_normal_and_saturated_logits_disagree_with_their_labels(inputs):
     for name, scale in (("huge", HUGE), ("tiny", TINY)):
         case = inputs[name]
-        found = torch_pass(case, torch.float32)
+        found = torch_pass_of(case, torch.float32)
         assert 0.01 < np.abs(found.outputs["logits"]).max() / scale < 100
         for array in [*found.activations.values(), *found.gradients.values()]:
             values = np.abs(array[array != 0])
@@ -158,41 +171,40 @@ def test_huge_and_tiny_stay_normal_and_saturated_logits_disagree_with_their_labe
 
 
 def test_images_where_a_decision_falls_otherwise_are_found(inputs):
-    found = torch_pass(inputs["images"], torch.float64).activations
-    assert not otherwise(found, found).any()
-    for layer, place in {"conv1": (1, 5, 5, 2), "fc3": (1, 3)}.items():
-        other = {**found, layer: found[layer].copy()}
+    pair, found = pair_of(CNN(4, 12), "float64"), torch_pass_of(inputs["images"], torch.float64)
+    assert not other_decisions(pair, found, found).any()
+    for layer, place in {"act1": (1, 5, 5, 2), "act3": (1, 3)}.items():
+        other = {**found.inputs, layer: found.inputs[layer].copy()}
         other[layer][place] *= -1
-        assert (otherwise(other, found) == [0, 1, 0, 0]).all()
-    window = {**found, "act2": found["act2"].copy()}
-    window["act2"][2, 6, 7, 1] += 1e9
-    assert decisions(window)["pool2"][2, 3, 3, 1] == 1
-    assert otherwise(window, found)[[0, 1, 3]].sum() == 0
+        assert (other_decisions(pair, found._replace(inputs=other), found) == [0, 1, 0, 0]).all()
+    window = found._replace(inputs={**found.inputs, "pool2": found.inputs["pool2"].copy()})
+    window.inputs["pool2"][2, 6, 7, 1] += 1e9
+    assert decisions(pair, window)["pool2"][2, 3, 3, 1] == 6 * 32 + 7
+    assert other_decisions(pair, window, found)[[0, 1, 3]].sum() == 0
 
 
 def test_stretches_end_with_each_epoch_and_cover_all_steps():
-    found = training.stretches(Trial("float32", None, None))
+    found = Trial({}, None).stretches()
     assert found[0] == (0, 4)
     assert found[-1] == (196, 200)
     assert all(end == start for (_, end), (start, _) in itertools.pairwise(found))
     assert {63, 126, 189} <= {end for _, end in found}
 
 
-def test_initial_weights_have_pytorchs_distribution_and_nothing_in_common(monkeypatch):
+def test_initial_weights_have_pytorchs_distribution_and_nothing_in_common():
     """Many seeds, each layer's kernel and bias; Kolmogorov and Smirnov's test at one in a million.
 
     That Flax's own initial weights fail it is one of the controls.
     """
-    trial = Trial("float32", random_params(CNN(4, 12)), None)
-    monkeypatch.setattr(training, "SEEDS", 100)
-    found = list(training.initial(trial))
-    assert {check.name.split("/")[2].removesuffix(".initial") for check in found} == TENSORS
+    found = list(initial(trained_pair(CNN(4, 12), "float32"), draws=100))
+    assert {check.tensor.removesuffix(".initial") for check in found} == TENSORS
     assert all(check.passed for check in found), [str(check) for check in found]
-    draws = [training.initial_params(trial.network, jax.random.key(seed)) for seed in range(40)]
+    draws = [initial_variables(CNN(4, 12), jax.random.key(seed))["params"] for seed in range(40)]
     biases = [np.concatenate([draw[name]["bias"][:4] for name in sorted(draw)]) for draw in draws]
     correlation = np.corrcoef(np.transpose(biases)) - np.eye(16)
     assert np.abs(correlation).max() < 0.65  # 4 standard deviations of 1/sqrt(40)
 
 
 def test_an_infinite_error_is_null_in_json():
-    assert report.plain(Check("a", float("inf"), 1.0)) == {"name": "a", "error": None, "bound": 1.0, "passed": False}
+    plain = report.plain(Check("float64", "outputs", "loss", float("inf"), 1.0))
+    assert plain == {"name": "float64/outputs/loss", "error": None, "bound": 1.0, "passed": False}

@@ -1,0 +1,110 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from parity.bounds import CHANCE, EPSILON, Check, error, float32_floor, judge, smirnov_distance
+
+PLACE = {"precision": "float64", "link": "gradients", "tensor": "fc4.weight"}
+
+
+def test_error_is_relative_to_the_largest_element():
+    assert error([1.0, 2.5], [1.0, 2.0]) == 0.25
+    assert error([[0.0, -4.0]], [[0.0, -4.0]]) == 0.0
+    assert error(3.0, 2.0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("found", "truth"),
+    [
+        ([0.0, 1e-300], [0.0, 0.0]),
+        ([np.nan, 1.0], [1.0, 1.0]),
+        ([np.inf, 1.0], [1.0, 1.0]),
+        ([1.0, 1.0], [np.nan, 1.0]),
+        ([1.0], [1.0, 1.0]),
+        ([[1.0]], [1.0]),
+    ],
+)
+def test_what_has_no_error_is_infinitely_wrong(found, truth):
+    assert error(found, truth) == math.inf
+    assert not judge(found, truth, **PLACE).passed
+
+
+def test_zeros_must_be_zeros():
+    assert error(np.zeros(3), np.zeros(3)) == 0.0
+    assert judge(np.zeros(3), np.zeros(3), np.zeros(3), **PLACE).passed
+
+
+def test_float64_has_a_fixed_bound():
+    assert judge([1.0 + 0.9e-12], [1.0], **PLACE).passed
+    assert not judge([1.0 + 1.1e-12], [1.0], **PLACE).passed
+
+
+def test_float32_may_be_twice_as_wrong_as_pytorch_and_never_needs_to_be_better_than_the_floor():
+    truth = np.array([1.0, -2.0])
+    for own, ours, passes in [
+        (1e-5, 1.9e-5, True),
+        (1e-5, 2.1e-5, False),
+        (0, 0.9e-6, True),
+        (0, 1.1e-6, False),
+    ]:
+        check = judge(truth * (1 + ours), truth, truth * (1 + own), floor=1e-6, **PLACE)
+        assert check.passed is passes
+        assert check.pytorch == pytest.approx(own)
+
+
+def test_a_failure_names_the_worst_place_and_both_values():
+    truth = np.arange(6.0).reshape(2, 3)
+    found = truth.copy()
+    found[1, 0] = 7.0
+    text = str(judge(found, truth, case="ties", step=63, **PLACE))
+    for words in (
+        "float64/gradients/fc4.weight@ties",
+        "error 0.8",
+        "bound 1e-12",
+        "after step 63",
+        "[1, 0]",
+        "JAX 7",
+        "PyTorch 3",
+    ):
+        assert words in text
+    found[0, 1] = np.nan
+    assert judge(found, truth, **PLACE).index == [0, 1]
+    assert "(2, 3)" in str(judge(found[:1], truth, **PLACE))
+
+
+def test_share_orders_checks_by_how_near_they_are_to_failing():
+    checks = [
+        Check("", "", n, e, b) for n, e, b in (("a", 0.0, 0.0), ("b", 1.0, 2.0), ("c", 3.0, 2.0), ("d", 1.0, 0.0))
+    ]
+    assert [check.tensor for check in sorted(checks, key=lambda c: c.share)] == ["a", "b", "c", "d"]
+    assert [check.passed for check in checks] == [True, True, False, False]
+
+
+def test_smirnovs_distance_tells_distributions_apart():
+    rng = np.random.default_rng(0)
+    uniform, critical = rng.uniform(-1, 1, 5000), smirnov_distance(5000, 4000)
+    assert stats.ks_2samp(uniform, rng.uniform(-1, 1, 4000)).statistic < critical / 1.5
+    assert stats.ks_2samp(uniform, rng.normal(0, 1 / 3**0.5, 4000)).statistic > critical
+    assert stats.kstwobign.sf(smirnov_distance(300, 300) * math.sqrt(150)) == pytest.approx(CHANCE, rel=1e-3)
+
+
+def test_the_float32_floor_grows_with_depth_and_the_longest_sum():
+    def network(*shapes):
+        return {f"layer{i}.weight": np.zeros(shape) for i, shape in enumerate(shapes)}
+
+    tutorial = network((32, 3, 3, 3), (32, 32, 3, 3), (512, 8192), (10, 512))
+    assert float32_floor({**tutorial, "layer0.bias": np.zeros(32)}) == 8 * EPSILON
+    assert float32_floor(network((10, 512))) == 2 * EPSILON
+    assert float32_floor(network((10, 2))) == EPSILON
+
+
+def test_a_check_says_as_much_as_it_knows():
+    assert str(Check("float64", "outputs", "loss", 2.0, 1.0)) == "float64/outputs/loss: error 2, bound 1"
+    known = Check("float64", "outputs", "fc4", 2.0, 1.0, step=3, index=[0, 3], ours=0.5, truth=0.25)
+    assert str(known) == "float64/outputs/fc4: error 2, bound 1, after step 3 at [0, 3]: JAX 0.5, PyTorch 0.25"
+
+
+def test_the_place_is_where_the_difference_is_largest_not_the_values():
+    assert judge(np.array([1.0, 5.0]), np.array([2.0, 5.0]), **PLACE).index == [0]
