@@ -16,17 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CNN", "Config", "UserError", "Weights", "load"]
 
-_HOMES = {
-    "CNN": "networks.tutorial",
-    "Config": "config",
-    "UserError": "errors",
-    "Weights": "weights",
-    "load": "weights",
-}
+_MODULES = {"config": ["Config"], "errors": ["UserError"], "networks.tutorial": ["CNN"], "weights": ["Weights", "load"]}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is asked for: JAX and Flax take a second, which `--help` need not wait for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"jaxcnn.{_HOMES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"jaxcnn.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -76,19 +76,14 @@ def weights_file(path: str | Path) -> Path:
 
 def metadata_of(weights: Weights, naming: str) -> dict[str, str]:
     """Make what a file says beside its arrays, whose names are `flax` or `torch` ones."""
-    known = {
-        "network": networks.describe(weights.network),
-        "class_names": weights.class_names,
-        "dataset": weights.dataset,
-    }
+    network = networks.describe(weights.network)
+    known = {"network": network, "class_names": weights.class_names, "dataset": weights.dataset}
     return {"format": FORMAT, "naming": naming, **{name: json.dumps(value) for name, value in known.items()}}
 
 
 def make_weights(network: Network, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Weights:
     """Make weights of arrays in Flax's naming; names and data set stay unknown if another program wrote the file."""
-    weights = Weights(
-        network.clone(param_dtype=next(iter(arrays.values())).dtype), networks.nested(dict(arrays), network)
-    )
+    weights = Weights(network.clone(param_dtype=next(iter(arrays.values())).dtype), networks.nested(arrays))
     try:
         class_names, dataset = json.loads(metadata["class_names"]), json.loads(metadata["dataset"])
         return replace(weights, class_names=tuple(map(str, class_names)), dataset=dataset and str(dataset))

@@ -51,9 +51,9 @@ def main() -> int:
     start = time.monotonic()
     source = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None)
     dataset = data.load(*source)
-    platform.start("cpu")  # the parts take what there is
     network = CNN()
     if arguments.weights:
+        platform.start("cpu")  # the parts take what there is
         weights = parity.load_weights(arguments.weights)
         check_classes(weights, dataset.class_names, arguments.weights)
         network, state_dict = weights.network, table_of(weights.network).to_torch(weights.variables)

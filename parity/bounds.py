@@ -16,9 +16,9 @@ CHANCE = 1e-6  # of a statistical check to fail if nothing is wrong
 def float32_floor(weights: dict[str, np.ndarray]) -> float:
     """Give the float32 error that is granted to a network, by its depth and its longest sum.
 
-    PyTorch's own error is one throw of the dice, and can be nothing. A sum of K products, added one by one, has an error
-    of about sqrt(K) / 2 units in the last place (Higham and Mary 2019). Both frameworks add in blocks and lanes, which
-    is like adding in pairs: sqrt(log2 K) / 2 units. They are granted for each layer: 2 for each of four, if K is 8192.
+    PyTorch's own error is one throw of the dice, and can be nothing. A sum of K products, added one by one, is off by
+    about sqrt(K) / 2 units in the last place (Higham and Mary 2019). Both frameworks add in blocks and lanes, which is
+    like adding in pairs: sqrt(log2 K) / 2 units. They are granted for each layer: 2 for each of four, if K is 8192.
     """
     fans = [array[0].size for array in weights.values() if array.ndim > 1]
     return EPSILON * len(fans) * ceil(sqrt(log2(max(fans))) / 2)

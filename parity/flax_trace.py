@@ -8,16 +8,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from parity.names import unique
-
 Operation = Callable[..., Array]  # (module, its own call, inputs ...) -> output
 
 
 class Trace(NamedTuple):
-    """What was seen, by the calls' names, in the order in which they ended.
+    """What was seen, in the order in which the calls ended; a module's second call is named `block/conv#1`.
 
-    calls: first input and output of each.
-    masks: which elements each dropout kept.
+    calls: first input and output of each.  masks: which elements each dropout kept.
     """
 
     calls: OrderedDict[str, tuple[Array, Array]]
@@ -45,3 +42,9 @@ def run(apply: Callable[[], Any], operations: Mapping[str, Operation]) -> tuple[
 
     with nn.intercept_methods(intercept):
         return apply(), trace
+
+
+def unique(path: str, calls: Mapping[str, Any]) -> str:
+    """Name a call by its module's path, numbered if there was one before."""
+    count = sum(name.partition("#")[0] == path for name in calls)
+    return f"{path}#{count}" if count else path

@@ -15,7 +15,7 @@ from optax import tree_utils
 
 from jaxcnn.files import NamedArrays
 from parity import torch_trace
-from parity.bounds import LEFT_OUT, Check, judge
+from parity.bounds import LEFT_OUT, Check, float32_floor, judge
 from parity.pair import Case, Pair, Pass, dropout_masks, flax_pass, other_decisions, torch_parameters, torch_pass
 
 SIGMAS = 5.0  # of the number of kept elements
@@ -29,7 +29,7 @@ def compare(
     pair: Pair, weights: NamedArrays, link: str, ours: NamedArrays, others: Sequence[NamedArrays], **place: Any
 ) -> Iterator[Check]:
     """Judge each of JAX's arrays, by name, against PyTorch's in `pair.dtypes`."""
-    floor = pair.floor(weights)
+    floor = float32_floor(weights)
     for name in others[0]:
         theirs = [other[name] for other in others]
         yield judge(ours[name], *theirs, floor=floor, precision=pair.precision, link=link, tensor=name, **place)
@@ -42,19 +42,14 @@ def one_pass(pair: Pair, case: Case, compiled: bool = True) -> Generator[Check, 
     yield from _mask_rates(pair, case, ours)
     yield from _compared(pair, "outputs", case, passes)
     # An image's gradient is another function's if rounding put a ReLU or a maximum on another side.
-    same = without_kinks(pair, case, truth, [ours, *own])
-    left_out = 1 - same.real.sum() / case.real.sum()
-    yield Check(pair.precision, "gradients", "left_out", float(left_out), LEFT_OUT, case.name)
+    kinks = np.any([other_decisions(pair, result, truth) > 0 for result in (ours, *own)], axis=0)
+    same = case._replace(real=case.real & ~kinks)
+    left_out = float(1 - same.real.sum() / case.real.sum())
+    yield Check(pair.precision, "gradients", "left_out", left_out, LEFT_OUT, case.name)
     if same.real.any() and (same.real != case.real).any():
         passes = _passes(pair, same, compiled)
     yield from _compared(pair, "gradients", case, passes)
     return same
-
-
-def without_kinks(pair: Pair, case: Case, truth: Pass, passes: Sequence[Pass]) -> Case:
-    """Leave out the images for which some pass decided unlike the truth."""
-    differs = np.any([other_decisions(pair, one, truth) > 0 for one in passes], axis=0)
-    return case._replace(real=case.real & ~differs)
 
 
 def _passes(pair: Pair, case: Case, compiled: bool) -> list[Pass]:
@@ -105,18 +100,16 @@ class TorchTraining:
         self.loss_sum += loss.item() * case.real.sum()
 
     def snapshot(self) -> NamedArrays:
-        """Copy the state."""
-        states = {name: self.optimizer.state[p] for name, p in self.parameters.items()}
-        uses_momentum = self.optimizer.param_groups[0]["momentum"]
-        buffers = {name: state["momentum_buffer"].numpy().copy() for name, state in states.items() if uses_momentum}
-        return snapshot(
-            {name: p.detach().numpy().copy() for name, p in self.parameters.items()}, buffers, self.loss_sum
-        )
+        """Copy PyTorch's state of training."""
+        named, has_momentum = self.parameters.items(), self.optimizer.param_groups[0]["momentum"]
+        buffers = {name: self.optimizer.state[p]["momentum_buffer"].numpy() for name, p in named if has_momentum}
+        return snapshot({name: p.detach().numpy() for name, p in named}, buffers, self.loss_sum)
 
 
 def snapshot(params: NamedArrays, buffers: NamedArrays, loss_sum: Any) -> NamedArrays:
-    """Name a state of training: parameters, momentum buffers if there are any, and the summed loss."""
-    return {**params, **{f"{name}.momentum": array for name, array in buffers.items()}, "loss": np.array(loss_sum)}
+    """Copy a state of training: parameters, momentum buffers if there are any, and the summed loss, by name."""
+    state = {**params, **{f"{name}.momentum": array for name, array in buffers.items()}, "loss": loss_sum}
+    return {name: np.array(array) for name, array in state.items()}
 
 
 def flax_snapshot(pair: Pair, params: Any, opt_state: Any, loss_sum: Any) -> NamedArrays:

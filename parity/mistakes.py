@@ -1,8 +1,8 @@
 """Classic mistakes of ports, each a function from a pair to the pair with the mistake made on Flax's side."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import optax
@@ -11,21 +11,25 @@ from jax.lax import reduce_precision
 from jax.lax import stop_gradient as stop
 from jaxtyping import Array
 
+from parity.bounds import Check
 from parity.flax_trace import Operation
 from parity.pair import Pair
 
 Mistake = Callable[[Any], Any]  # a pair of any kind to another of that kind
 
 
-@dataclass(frozen=True)
-class Control:
+class Control(NamedTuple):
     """A mistake made on purpose, and the first comparison that has to fail: its link, tensor and case."""
 
     name: str
-    mistake: Mistake
     link: str
     tensor: str
-    case: str = ""
+    case: str
+    mistake: Mistake
+
+    def expected(self, precision: str) -> str | None:
+        """Name the comparison that has to fail, None if none has."""
+        return Check(precision, self.link, self.tensor, 0.0, 0.0, self.case).name if self.link else None
 
 
 def axes(flax: str, pattern: str) -> Mistake:
@@ -41,16 +45,6 @@ def inputs(wrong: Callable[[Array], Array]) -> Mistake:
 def operation(layer: str, wrong: Operation) -> Mistake:
     """Put another operation in the place of a layer's call: (module, its own call, inputs ...) -> output."""
     return lambda pair: replace(pair, operations={**pair.operations, layer: wrong})
-
-
-def after(layer: str, wrong: Callable[[Array], Array]) -> Mistake:
-    """Change the output of a layer."""
-    return operation(layer, lambda module, call, *args: wrong(call(*args)))
-
-
-def before(layer: str, wrong: Callable[[Array], Array]) -> Mistake:
-    """Change the input of a layer."""
-    return operation(layer, lambda module, call, x, *args: call(wrong(x), *args))
 
 
 def convolution(layer: str, wrong: Callable[[Callable[..., Array], Array, Array], Array]) -> Mistake:

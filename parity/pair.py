@@ -14,7 +14,6 @@ from torch import nn
 
 from jaxcnn.files import NamedArrays
 from parity import flax_trace, torch_trace
-from parity.bounds import float32_floor
 from parity.table import Table
 from parity.torch_trace import channels_first, channels_last
 
@@ -69,17 +68,12 @@ class Pair:
         """Make the Flax variables of a `state_dict`, in the pair's precision."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, self.precision), self.table.to_flax(weights))
 
-    def floor(self, weights: NamedArrays) -> float:
-        """Give the float32 error that is granted whatever PyTorch's own is."""
-        return float32_floor(weights)
-
 
 class Pass(NamedTuple):
     """Arrays by name in order of execution: images channels last, parameters as in a `state_dict`.
 
-    inputs, activations: of every layer.  outputs: of the network, and the loss.
+    inputs, activations: of every layer.  outputs: of the network, and the loss.  masks: what dropout kept.
     gradients: of every parameter, from the last back to the first, and of the input.
-    masks: what dropout kept.
     """
 
     inputs: NamedArrays
@@ -94,14 +88,9 @@ def flax_pass(pair: Pair, case: Case, compiled: bool = True) -> Pass:
     x, labels, real = pair.flax_input(case.images, pair.precision), jnp.asarray(case.labels), jnp.asarray(case.real)
     with jax.disable_jit(not compiled):
         (loss, (output, trace)), (gradients, dx) = _loss(pair, pair.variables(case.weights), x, labels, real, case.key)
-    calls = {name: call[1] for name, call in trace.calls.items()}
-    named = (
-        {name: call[0] for name, call in trace.calls.items()},
-        {"input": x, **calls},
-        {pair.output: output, "loss": loss},
-        {**pair.table.to_torch(gradients), "input": dx},
-        trace.masks,
-    )
+    inputs, outputs = ({name: call[i] for name, call in trace.calls.items()} for i in (0, 1))
+    backwards = {**pair.table.to_torch(gradients), "input": dx}
+    named = inputs, {"input": x, **outputs}, {pair.output: output, "loss": loss}, backwards, trace.masks
     return Pass(*jax.tree.map(np.asarray, named))
 
 
@@ -131,15 +120,12 @@ def torch_pass(pair: Pair, case: Case, dtype: torch.dtype, masks: NamedArrays) -
     x = pair.torch_input(case.images, dtype).requires_grad_()
     output, calls = torch_trace.run(pair.torch_module, parameters, x, masks)
     loss = pair.torch_loss(output, case.labels, case.real)
-    backwards = dict(reversed(parameters.items()))
-    *gradients, dx = torch.autograd.grad(loss, [*backwards.values(), x])
-    return Pass(
-        {name: channels_last(call[0]) for name, call in calls.items()},
-        {"input": channels_last(x), **{name: channels_last(call[1]) for name, call in calls.items()}},
-        {pair.output: channels_last(output), "loss": loss.detach().numpy()},
-        {**{name: g.numpy() for name, g in zip(backwards, gradients, strict=True)}, "input": channels_last(dx)},
-        masks,
-    )
+    last_first = dict(reversed(parameters.items()))
+    *gradients, dx = torch.autograd.grad(loss, [*last_first.values(), x])
+    inputs, outputs = ({name: channels_last(call[i]) for name, call in calls.items()} for i in (0, 1))
+    backwards = {name: g.numpy() for name, g in zip(last_first, gradients, strict=True)}
+    ends = {pair.output: channels_last(output), "loss": loss.detach().numpy()}
+    return Pass(inputs, {"input": channels_last(x), **outputs}, ends, {**backwards, "input": channels_last(dx)}, masks)
 
 
 def torch_parameters(weights: NamedArrays, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -150,14 +136,13 @@ def torch_parameters(weights: NamedArrays, dtype: torch.dtype) -> dict[str, torc
 def decisions(pair: Pair, found: Pass) -> NamedArrays:
     """Say what the derivative hangs on: the side of each ReLU, and which element of each window is its maximum."""
     sides = {}
-    for name, module in pair.torch_module.named_modules():
-        name = name.replace(".", "/")
+    for name, x in found.inputs.items():
+        module = pair.torch_module.get_submodule(name.partition("#")[0].replace("/", "."))
         if isinstance(module, nn.ReLU):
-            sides[name] = found.inputs[name] > 0
+            sides[name] = x > 0
         if isinstance(module, nn.MaxPool2d):
             window: Any = module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
-            _, winners = nn.functional.max_pool2d_with_indices(channels_first(found.inputs[name]), *window)
-            sides[name] = channels_last(winners)
+            sides[name] = channels_last(nn.functional.max_pool2d_with_indices(channels_first(x), *window)[1])
     return sides
 
 

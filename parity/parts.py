@@ -13,6 +13,7 @@ from jaxcnn import data, platform
 from jaxcnn.files import NamedArrays
 from jaxcnn.networks import Network
 from parity.twins import controls, training
+from parity.twins.cases import pair_of
 
 PARTS = ("float64", "float32", "controls")
 
@@ -41,7 +42,7 @@ def part(
     with jax.enable_x64(name != "float32"):
         if name == "controls":
             trial = controls.small_trial(data.load("digits"))
-            pair = training.trained_pair(controls.NETWORK, controls.PRECISION)
+            pair = pair_of(controls.NETWORK, controls.PRECISION)
             return {"device": device, "checks": list(training.initial(pair)), "faults": controls.run(trial)}
         trial = training.Trial(weights, data.load(*source), steps=steps)
-        return {"device": device, "checks": list(training.checks(training.trained_pair(network, name), trial))}
+        return {"device": device, "checks": list(training.checks(pair_of(network, name), trial))}

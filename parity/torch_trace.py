@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from jaxcnn.files import NamedArrays
-from parity.names import unique
+from parity.flax_trace import unique
 
 Calls = dict[str, tuple[torch.Tensor, torch.Tensor]]
 

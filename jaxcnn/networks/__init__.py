@@ -1,6 +1,7 @@
 """The networks, each a pure Linen module in a file of its own, and what is known of any network."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from math import prod
 from typing import Any
@@ -19,23 +20,23 @@ Network = Any
 Variables = dict[str, Any]  # {"params": {"conv1": {"kernel": ..., "bias": ...}, ...}}, and other collections
 
 NETWORKS: dict[str, type[nn.Module]] = {"tutorial": tutorial.CNN}
-TYPES = ("dtype", "param_dtype", "parent", "name")  # fields that say how a network is computed, not what it is
+COMPUTATION = ("dtype", "param_dtype", "parent", "name")  # fields that do not say what a network is
+COLLECTIONS = ("batch_stats",)  # of variables that are no parameters
 
 
 def describe(network: Network) -> dict[str, Any]:
-    """Say what a network is, for a file: its name among NETWORKS and its fields."""
+    """Say what a network is: its name among NETWORKS and its sizes."""
     name = next(name for name, kind in NETWORKS.items() if type(network) is kind)
-    fields = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
-    return {"name": name, **{field: value for field, value in fields.items() if field not in TYPES}}
+    sizes = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
+    return {"name": name} | {field: size for field, size in sizes.items() if field not in COMPUTATION}
 
 
 def build(description: dict[str, Any]) -> Network:
     """Make the network of a description; KeyError or TypeError if none of ours is described."""
-    fields = dict(description)
-    network = NETWORKS[fields.pop("name")](**fields)
-    if not all(type(value) is int and value > 0 for value in fields.values()):
-        raise TypeError(f"sizes that are no positive numbers: {fields}")
-    return network
+    sizes = {field: size for field, size in description.items() if field != "name"}
+    if not all(type(size) is int and size > 0 for size in sizes.values()):
+        raise TypeError(f"sizes that are no positive numbers: {sizes}")
+    return NETWORKS[description["name"]](**sizes)
 
 
 @partial(jax.jit, static_argnums=0)  # one program: operation by operation it takes four seconds
@@ -51,19 +52,19 @@ def parameter_count(variables: Variables) -> int:
 
 def variable_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Give the shape of each variable by its name in a file."""
-    variables = jax.eval_shape(lambda key: initial_variables(network, key), jax.random.key(0))
+    variables = jax.eval_shape(partial(initial_variables, network), jax.random.key(0))
     return {name: leaf.shape for name, leaf in named(variables).items()}
 
 
 def named(variables: Variables) -> dict[str, Any]:
     """Name variables as files do: `conv1/kernel` is a parameter, `batch_stats/norm1/mean` of another collection."""
-    others = {collection: tree for collection, tree in variables.items() if collection != "params"}
-    return {**flat_names(variables["params"]), **flat_names(others)}
+    return flat_names(variables["params"]) | flat_names(
+        {name: variables[name] for name in variables if name != "params"}
+    )
 
 
-def nested(arrays: dict[str, Any], network: Network) -> Variables:
-    """Undo `named`: arrays by name as the variables of a network."""
-    others = jax.eval_shape(lambda key: initial_variables(network, key), jax.random.key(0)).keys() - {"params"}
-    tree = unflatten_dict(arrays, sep="/")
-    variables = {collection: tree.pop(collection) for collection in others if collection in tree}
-    return {"params": tree, **variables}
+def nested(arrays: Mapping[str, Any]) -> Variables:
+    """Undo `named`."""
+    tree = unflatten_dict(dict(arrays), sep="/")
+    others = {name: tree.pop(name) for name in COLLECTIONS if name in tree}
+    return {"params": tree, **others}

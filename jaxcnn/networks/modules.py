@@ -1,6 +1,7 @@
 """Linen modules that the networks are made of; each gives an operation of `layers` a name and its parameters."""
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import flax.linen as nn
@@ -35,38 +36,39 @@ class Dropout(nn.Module):
         return layers.dropout(x, key.fold_in(dropouts.index(str(self.name))), self.rate)
 
 
-class Conv(nn.Module):
-    """PyTorch's `Conv2d(c, features, 3, padding=1)`, its initial distribution included.
+class Affine(nn.Module):
+    """A layer of `features` outputs with PyTorch's initial distribution; parameters stay in `param_dtype`."""
+
+    features: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def promoted(self, x: Array, *fan_in: int) -> tuple[Array, Array, Array]:
+        """Give x, the kernel and the bias in the type of the computation."""
+        draw = layers.torch_uniform(prod(fan_in))
+        kernel = self.param("kernel", draw, (*fan_in, self.features), self.param_dtype)
+        bias = self.param("bias", draw, (self.features,), self.param_dtype)
+        return nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+
+
+class Conv(Affine):
+    """PyTorch's `Conv2d(c, features, 3, padding=1)`.
 
     For another kernel size or a stride take `nn.Conv`: what makes this one faster on the CPU holds for stride 1.
     """
 
-    features: int
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w features"]:
         """Convolve and add the bias."""
-        draw = layers.torch_uniform(9 * x.shape[-1])
-        kernel = self.param("kernel", draw, (3, 3, x.shape[-1], self.features), self.param_dtype)
-        bias = self.param("bias", draw, (self.features,), self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = self.promoted(x, 3, 3, x.shape[-1])
         return layers.add_bias(layers.conv2d(x, kernel, ((1, 1), (1, 1))), bias)
 
 
-class Dense(nn.Module):
-    """PyTorch's `Linear(k, features)`, its initial distribution included: `nn.Dense` draws no bias."""
-
-    features: int
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+class Dense(Affine):
+    """PyTorch's `Linear(k, features)`."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "n k"]) -> Float[Array, "n features"]:
         """Multiply and add the bias."""
-        draw = layers.torch_uniform(x.shape[-1])
-        kernel = self.param("kernel", draw, (x.shape[-1], self.features), self.param_dtype)
-        bias = self.param("bias", draw, (self.features,), self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = self.promoted(x, x.shape[-1])
         return lax.dot(x, kernel, precision=layers.EXACT) + bias[None]

@@ -1,6 +1,7 @@
 """Our own networks as pairs, and their cases: inputs random, real, and such as single out one difference."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -33,11 +34,25 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 TWINS = {"tutorial": tutorial.CNN}
 
 
-def pair_of(network: Network, precision: str) -> Pair:
+@dataclass(frozen=True, eq=False)
+class TrainedPair(Pair):
+    """A network of ours, its twin and its training.
+
+    draw: (network, key) -> the variables that training starts from.
+    make_train_steps, predict_logits, metrics: as in `train`.
+    """
+
+    draw: Callable[..., Any] = networks.initial_variables
+    make_train_steps: Callable[..., Any] = train.make_train_steps
+    predict_logits: Callable[..., Any] = train.predict_logits
+    metrics: Callable[..., Any] = train.metrics
+
+
+def pair_of(network: Network, precision: str) -> TrainedPair:
     """Make the pair of a network of ours and its PyTorch twin."""
     with torch.device("meta"):  # the twin's own weights are not used
         torch_module = twin(network)
-    return Pair(
+    return TrainedPair(
         torch_module=torch_module,
         flax_module=network.clone(dtype=precision, param_dtype=precision),
         precision=precision,
@@ -82,10 +97,8 @@ def feature_maps(
     """Compute `jaxcnn.features.feature_maps` in PyTorch: [n, h, w, c] or [n, c] for each layer."""
     pair = pair_of(weights.network, "float64" if weights.dtype == "float64" else "float32")
     dtype = getattr(torch, pair.precision)
-    x = pixels(images, dtype)
-    _, calls = torch_trace.run(
-        pair.torch_module, torch_parameters(pair.table.to_torch(weights.variables), dtype), x, {}
-    )
+    x, parameters = pixels(images, dtype), torch_parameters(pair.table.to_torch(weights.variables), dtype)
+    _, calls = torch_trace.run(pair.torch_module, parameters, x, {})
     outputs = {"input": x, **{name: call[1] for name, call in calls.items()}}
     return {name: channels_last(outputs[name]) for name in layers}
 

@@ -1,7 +1,7 @@
 """Our own training against PyTorch's: where it starts, single steps, where 200 steps lead, what is evaluated."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -15,39 +15,18 @@ from scipy.stats import ks_2samp
 from jaxcnn import train
 from jaxcnn.data import Dataset
 from jaxcnn.files import NamedArrays
-from jaxcnn.networks import Network, initial_variables
 from jaxcnn.recipe import Recipe, sgd, tutorial
 from parity import links, torch_trace
 from parity.bounds import FACTOR, LEFT_OUT, Check, smirnov_distance
 from parity.links import TorchTraining, compare, flax_snapshot
-from parity.pair import Case, Pair, torch_parameters
-from parity.twins.cases import SEED, STEP, cases, dropout_key, mean_loss, pair_of, pixels, torch_draws
+from parity.pair import Case, torch_parameters
+from parity.twins.cases import SEED, STEP, cases, dropout_key, mean_loss, pixels, torch_draws
 
 # 200 steps of training multiply a difference: by 10 to 1000 with the tutorial's learning rate and batches of 8.
 TRAJECTORY_BOUND = 1e-9
 LEARNING_RATE, MOMENTUM = 0.001, 0.9  # the tutorial's
 DRAWS, VALUES = 32, 1000  # how many draws, and how many values of each array
 LARGEST = 1e9  # that is drawn
-
-
-@dataclass(frozen=True, eq=False)
-class TrainedPair(Pair):
-    """A network of ours with its training.
-
-    draw: (network, key) -> the variables that training starts from.
-    make_train_steps, predict_logits, metrics: as in `train`.
-    """
-
-    draw: Callable[..., Any] = initial_variables
-    make_train_steps: Callable[..., Any] = train.make_train_steps
-    predict_logits: Callable[..., Any] = train.predict_logits
-    metrics: Callable[..., Any] = train.metrics
-
-
-def trained_pair(network: Network, precision: str) -> TrainedPair:
-    """Make the pair of a network and its twin, with our training."""
-    pair = pair_of(network, precision)
-    return TrainedPair(**{field.name: getattr(pair, field.name) for field in fields(pair)})
 
 
 @dataclass(frozen=True)
@@ -155,10 +134,10 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
         stretches.append(list(compare(pair, trial.weights, "trajectory", after, theirs, **place)))
     for tensor in zip(*stretches, strict=True):
         points = tuple((check.step or 0, min(check.error, LARGEST), check.pytorch or 0.0) for check in tensor)
-        worst = _typical(pair, trial, tensor) if single else max(tensor, key=lambda check: check.error)
+        worst = _typical(trial, tensor) if single else max(tensor, key=lambda check: check.error)
         yield replace(worst, points=points)
     if single:
-        bounds = [_typical(pair, trial, tensor).bound for tensor in zip(*stretches, strict=True)]
+        bounds = [_typical(trial, tensor).bound for tensor in zip(*stretches, strict=True)]
         left_out = [any(c.error > b for c, b in zip(stretch, bounds, strict=True)) for stretch in stretches]
         yield Check(pair.precision, "trajectory", "left_out", float(np.mean(left_out)), LEFT_OUT)
     yield from evaluation(pair, trial, pair.table.to_torch(state.variables))
@@ -177,11 +156,11 @@ def replay(other: TorchTraining, trial: Trial, images: np.ndarray, labels: np.nd
 _epoch_order = jax.jit(lambda epoch, images: train.epoch_order(SEED, epoch, images), static_argnums=1)
 
 
-def _typical(pair: Pair, trial: Trial, tensor: tuple[Check, ...]) -> Check:
+def _typical(trial: Trial, tensor: tuple[Check, ...]) -> Check:
     """Take the median over the stretches, with the bound that PyTorch's median error makes."""
     own = median(check.pytorch or 0.0 for check in tensor)
     middle = sorted(tensor, key=lambda check: check.error)[(len(tensor) - 1) // 2]
-    return replace(middle, bound=max(FACTOR * own, pair.floor(trial.weights)), pytorch=own)
+    return replace(middle, bound=max(FACTOR * own, float32_floor(trial.weights)), pytorch=own)
 
 
 def evaluation(pair: TrainedPair, trial: Trial, weights: NamedArrays) -> Iterator[Check]:
@@ -201,4 +180,4 @@ def evaluation(pair: TrainedPair, trial: Trial, weights: NamedArrays) -> Iterato
     wrong = (sure & (ours.argmax(1) != truth.argmax(1))).sum()
     yield Check(pair.precision, "evaluation", "predictions", float(wrong), 0.0)
     error = abs(float(accuracy) - (ours.argmax(1) == labels).mean())
-    yield Check(pair.precision, "evaluation", "accuracy", float(error), pair.floor(weights))
+    yield Check(pair.precision, "evaluation", "accuracy", float(error), float32_floor(weights))

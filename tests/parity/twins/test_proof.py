@@ -19,7 +19,7 @@ from parity.bounds import Check
 from parity.pair import decisions, other_decisions, torch_pass
 from parity.twins import controls
 from parity.twins.cases import HUGE, TINY, cases, pair_of, torch_draws
-from parity.twins.training import Trial, initial, trained_pair
+from parity.twins.training import Trial, initial
 from tests.conftest import ROOT
 
 NAME = r"float(64|32)/(outputs|activations|gradients|step|trajectory|evaluation)/[\w.]+(@\w+)?"
@@ -111,7 +111,7 @@ def test_a_control_that_nothing_catches_does_not_pass(monkeypatch):
 
 def test_a_mistake_leaves_the_pair_that_it_is_made_in():
     """Each control is a function from a pair to another, so that no mistake outlives its trial."""
-    pair = trained_pair(controls.NETWORK, "float64")
+    pair = pair_of(controls.NETWORK, "float64")
     for control in controls.CONTROLS:
         before = {name: getattr(pair, name) for name in pair.__dataclass_fields__}
         wrong = control.mistake(pair)
@@ -196,7 +196,7 @@ def test_initial_weights_have_pytorchs_distribution_and_nothing_in_common():
 
     That Flax's own initial weights fail it is one of the controls.
     """
-    found = list(initial(trained_pair(CNN(4, 12), "float32"), draws=100))
+    found = list(initial(pair_of(CNN(4, 12), "float32"), draws=100))
     assert {check.tensor.removesuffix(".initial") for check in found} == TENSORS
     assert all(check.passed for check in found), [str(check) for check in found]
     draws = [initial_variables(CNN(4, 12), jax.random.key(seed))["params"] for seed in range(40)]
