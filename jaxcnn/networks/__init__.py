@@ -58,9 +58,8 @@ def variable_shapes(network: Network) -> dict[str, tuple[int, ...]]:
 
 def named(variables: Variables) -> dict[str, Any]:
     """Name variables as files do: `conv1/kernel` is a parameter, `batch_stats/norm1/mean` of another collection."""
-    return flat_names(variables["params"]) | flat_names(
-        {name: variables[name] for name in variables if name != "params"}
-    )
+    others = {name: tree for name, tree in variables.items() if name != "params"}
+    return flat_names(variables["params"]) | flat_names(others)
 
 
 def nested(arrays: Mapping[str, Any]) -> Variables:

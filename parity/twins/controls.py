@@ -149,7 +149,8 @@ CONTROLS = (
             optimizer(lambda right, weight_decay=0.0, **rest: optax.chain(
                 sgd(STEP_RATE, **rest), optax.add_decayed_weights(-STEP_RATE * weight_decay)))),
     Control("Flax's initial weights", "trajectory", "conv1.weight.initial", "", partial(replace, draw=flax_default)),
-    Control("last batch dropped", "trajectory", "conv1.weight", "", partial(replace, make_train_steps=last_batch_dropped)),
+    Control("last batch dropped", "trajectory", "conv1.weight", "",
+            partial(replace, make_train_steps=last_batch_dropped)),
     Control("last batch filled with images", "trajectory", "conv1.weight", "",
             partial(replace, make_train_steps=fill_is_real)),
     Control("last batch not evaluated", "evaluation", "logits", "",

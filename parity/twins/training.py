@@ -17,10 +17,10 @@ from jaxcnn.data import Dataset
 from jaxcnn.files import NamedArrays
 from jaxcnn.recipe import Recipe, sgd, tutorial
 from parity import links, torch_trace
-from parity.bounds import FACTOR, LEFT_OUT, Check, smirnov_distance
+from parity.bounds import FACTOR, LEFT_OUT, Check, float32_floor, smirnov_distance
 from parity.links import TorchTraining, compare, flax_snapshot
 from parity.pair import Case, torch_parameters
-from parity.twins.cases import SEED, STEP, cases, dropout_key, mean_loss, pixels, torch_draws
+from parity.twins.cases import SEED, STEP, TrainedPair, cases, dropout_key, mean_loss, pixels, torch_draws
 
 # 200 steps of training multiply a difference: by 10 to 1000 with the tutorial's learning rate and batches of 8.
 TRAJECTORY_BOUND = 1e-9
