@@ -50,7 +50,9 @@ def few_channels(kernel: Float[Array, "kh kw c o"]) -> bool:
     return kh * kw * c <= o
 
 
-def _taps(x: Array, kernel: Array, padding: Padding) -> Float[Array, "pixels kh*kw*c"]:
+def _taps(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], padding: Padding
+) -> Float[Array, "pixels kh*kw*c"]:
     """Gather what the kernel sees of x at each output pixel."""
     (kh, kw), x = kernel.shape[:2], jnp.pad(x, ((0, 0), *padding, (0, 0)))
     h, w = x.shape[1] - kh + 1, x.shape[2] - kw + 1

@@ -80,13 +80,13 @@ def feature_maps(
 def batched(
     network: Network,
     variables: Variables,
-    images: UInt8[np.ndarray, "n h w c"],
+    images: Any,
     layers: Sequence[str],
     batch_size: int = 64,
 ) -> Iterator[dict[str, Float[np.ndarray, "b ..."]]]:
     """Compute `feature_maps` of a whole data set, a batch at a time: memory grows with `batch_size`, not with n.
 
-    images: may be memory-mapped. The last batch yields the rows that are left, from the same compiled program.
+    images: uint8 [n, h, w, c], memory-mapped if need be. One program serves all batches, the last of which is smaller.
     """
     batch_size = min(batch_size, max(len(images), 1))
     for start in range(0, len(images), batch_size):

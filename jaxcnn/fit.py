@@ -28,7 +28,7 @@ from jaxcnn.weights import Weights, save_weights
 
 TICK_SECONDS = 0.5  # between two looks at the clock and the signals
 
-Metrics = dict[str, float]
+Metrics = dict[str, int | float]
 METRICS = {"epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"}  # what `curves` draws
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.extend.random import threefry_2x32
-from jaxtyping import Array, Bool, Float, Integer, Key, UInt8, UInt16, UInt32
+from jaxtyping import Array, Bool, Float, Key, Shaped, UInt8, UInt16, UInt32
 
 from jaxcnn import cpu
 from jaxcnn.cpu import Padding
@@ -26,13 +26,15 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 EXACT = lax.Precision.HIGHEST
 
 
-def scale_pixels(images: Integer[Array, "..."], dtype: Any = jnp.float32) -> Float[Array, "..."]:
+def scale_pixels(images: Shaped[Array | np.ndarray, "..."], dtype: Any = jnp.float32) -> Float[Array, "..."]:
     """Scale pixels 0..255 to `dtype` 0..1, as the tutorial's `ToTensor` does.
 
     They are looked up, since XLA:CPU divides by a reciprocal: 126 of the 256 float32 values would be off by a unit.
     """
+    if images.dtype != np.uint8:
+        raise TypeError(f"images should be uint8, 0 to 255, and are {images.dtype}")
     table = jnp.asarray(np.arange(256, dtype=dtype) / np.asarray(255, dtype))
-    return table.at[images.astype(jnp.int32)].get(mode="promise_in_bounds")
+    return table.at[jnp.asarray(images, jnp.int32)].get(mode="promise_in_bounds")
 
 
 def flatten(x: Float[Array, "n h w c"]) -> Float[Array, "n h*w*c"]:

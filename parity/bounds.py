@@ -71,7 +71,7 @@ class Check:
         )
 
 
-def error(array: np.ndarray, truth: np.ndarray) -> float:
+def error(array: Any, truth: Any) -> float:
     """Compute max|array - truth| / max|truth|.
 
     It is 0 for two arrays of zeros, and infinite for other shapes, NaN, or zeros that are not zero.
@@ -80,7 +80,7 @@ def error(array: np.ndarray, truth: np.ndarray) -> float:
     return _relative(np.abs(array - truth), truth) if array.shape == truth.shape else inf
 
 
-def _relative(differences: np.ndarray, truth: np.ndarray) -> float:
+def _relative(differences: Any, truth: np.ndarray) -> float:
     difference, scale = differences.max(initial=0), np.abs(truth).max(initial=0)
     if difference == 0:
         return 0.0

@@ -52,21 +52,19 @@ def save_weights(path: str | Path, weights: Weights, naming: Naming | None = Non
 
     naming: `torch` in a `.pth`, always; `flax` in a `.safetensors` unless told otherwise.
     """
-    path, table = Path(path), table_of(weights.network)
-    if path.suffix == ".safetensors":
-        if naming == "torch":
-            arrays = table.to_torch(weights.variables)
-            files.save_arrays(path, arrays, flax_weights.metadata_of(weights, naming))
-        else:
-            flax_weights.save_weights(path, weights)
-    elif path.suffix not in TORCH_SUFFIXES:
+    path = Path(path)
+    if path.suffix not in (*TORCH_SUFFIXES, ".safetensors"):
         raise UserError(f"the suffix is {path.suffix!r}", path, "end it in .pth, .pt or .safetensors")
-    elif naming == "flax":
+    if path.suffix == ".safetensors" and naming != "torch":
+        return flax_weights.save_weights(path, weights)
+    if naming == "flax":
         raise UserError("a PyTorch file has PyTorch's names", path, "leave --naming out, or take a .safetensors")
-    else:
-        _write_torch(path, table.to_torch(weights.variables))
-        if weights.dataset:
-            say(f"note: a {path.suffix} holds no data set and no class names: name it by --dataset {weights.dataset}")
+    arrays = table_of(weights.network).to_torch(weights.variables)
+    if path.suffix == ".safetensors":
+        return files.save_arrays(path, arrays, flax_weights.metadata_of(weights, "torch"))
+    _write_torch(path, arrays)
+    if weights.dataset:
+        say(f"note: a {path.suffix} holds no data set and no class names: name it by --dataset {weights.dataset}")
 
 
 def table_of(network: Network) -> Table:
@@ -81,27 +79,17 @@ def _is_flax(arrays: Iterable[str]) -> bool:
 def _in_flax_naming(
     arrays: files.NamedArrays, metadata: Mapping[str, str], where: Path
 ) -> tuple[Network, files.NamedArrays]:
-    """Carry arrays in either naming to Flax's, checked against the network that they are of."""
-    if _is_flax(arrays):
-        network = flax_weights.network_of(metadata, lambda name, axes: flax_weights.shape_of(arrays, name, axes, where))
-        flax_weights.check_arrays(arrays, networks.variable_shapes(network), where)
-        return network, arrays
-    network = _network_of_torch(arrays, metadata, where)
-    table = table_of(network)
-    flax_weights.check_arrays(arrays, table.carry_shapes(networks.variable_shapes(network), "torch"), where)
-    return network, table.carry(arrays, "flax")
-
-
-def _network_of_torch(arrays: files.NamedArrays, metadata: Mapping[str, str], where: Path) -> Network:
-    """Make the network that the metadata or the shapes tell of; errors name the entries as the file does."""
-    entries = {entry.flax: entry for entry in TABLES["tutorial"].entries}
+    """Carry arrays in either naming to Flax's, checked by the file's own names against the network that they are of."""
+    is_flax, entries = _is_flax(arrays), {entry.flax: entry for entry in TABLES["tutorial"].entries}
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
-        entry = entries[name]
-        found = flax_weights.shape_of(arrays, entry.torch, axes, where)
-        return entry.carry(np.empty(found, bool), "flax").shape
+        found = flax_weights.shape_of(arrays, name if is_flax else entries[name].torch, axes, where)
+        return found if is_flax else entries[name].carry(np.empty(found, bool), "flax").shape
 
-    return flax_weights.network_of(metadata, shape)
+    network = flax_weights.network_of(metadata, shape)
+    table, shapes = table_of(network), networks.variable_shapes(network)
+    flax_weights.check_arrays(arrays, shapes if is_flax else table.carry_shapes(shapes, "torch"), where)
+    return network, arrays if is_flax else table.carry(arrays, "flax")
 
 
 def _without_prefixes(arrays: files.NamedArrays, where: Path, say: Say) -> files.NamedArrays:

@@ -21,8 +21,8 @@ from parity.pair import Case, Pair, Pass, dropout_masks, flax_pass, other_decisi
 SIGMAS = 5.0  # of the number of kept elements
 STEP_RATE = 0.5  # of single steps: the new parameters show what the optimizer does in more than their last digits
 
-# (optimizer, variables, optimizer state, case) -> parameters, optimizer state, the loss times the real images
-Step = Callable[[Any, Any, Any, Case], tuple[Any, Any, Any]]
+# (optimizer, variables, optimizer state, case) -> a state with params, opt_state, and loss_sum over the real images
+Step = Callable[[Any, Any, Any, Case], Any]
 
 
 def compare(
@@ -112,11 +112,11 @@ def snapshot(params: NamedArrays, buffers: NamedArrays, loss_sum: Any) -> NamedA
     return {name: np.array(array) for name, array in state.items()}
 
 
-def flax_snapshot(pair: Pair, params: Any, opt_state: Any, loss_sum: Any) -> NamedArrays:
+def flax_snapshot(pair: Pair, state: Any) -> NamedArrays:
     """Copy JAX's state of training."""
-    buffers: Any = tree_utils.tree_get(opt_state, "trace")
-    carry = lambda tree: pair.table.to_torch({"params": tree})  # noqa: E731
-    return snapshot(carry(params), {} if buffers is None else carry(buffers), loss_sum)
+    params, buffers = state.params, tree_utils.tree_get(state.opt_state, "trace")
+    arrays, traces = (pair.table.to_torch({"params": tree}) if tree else {} for tree in (params, buffers))
+    return snapshot(arrays, traces, state.loss_sum)
 
 
 def steps(pair: Pair, take_step: Step, case: Case, compiled: bool = True) -> Iterator[Check]:
@@ -144,4 +144,4 @@ def steps(pair: Pair, take_step: Step, case: Case, compiled: bool = True) -> Ite
             other.load(start)
             other.step(case)
         theirs = [other.snapshot() for other in others]
-        yield from compare(pair, case.weights, "step", flax_snapshot(pair, *after[kind]), theirs, case=kind)
+        yield from compare(pair, case.weights, "step", flax_snapshot(pair, after[kind]), theirs, case=kind)

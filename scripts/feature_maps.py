@@ -97,7 +97,9 @@ def torch_maps(path: str, ours: Weights, images: np.ndarray, layers: Sequence[st
 
     theirs = parity.load_weights(path)
     if theirs.network != ours.network:
-        raise UserError("these weights are of another network", path, "name weights of the same network")
+        raise UserError(
+            "these weights are of another network or another width", path, "name weights of the same network"
+        )
     return feature_maps(theirs, images, layers)
 
 

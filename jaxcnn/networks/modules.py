@@ -48,7 +48,8 @@ class Affine(nn.Module):
         draw = layers.torch_uniform(prod(fan_in))
         kernel = self.param("kernel", draw, (*fan_in, self.features), self.param_dtype)
         bias = self.param("bias", draw, (self.features,), self.param_dtype)
-        return nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return x, kernel, bias
 
 
 class Conv(Affine):

@@ -15,7 +15,7 @@ from scipy.stats import ks_2samp
 from jaxcnn import train
 from jaxcnn.data import Dataset
 from jaxcnn.files import NamedArrays
-from jaxcnn.recipe import Recipe, sgd, tutorial
+from jaxcnn.recipe import tutorial
 from parity import links, torch_trace
 from parity.bounds import FACTOR, LEFT_OUT, Check, float32_floor, smirnov_distance
 from parity.links import TorchTraining, compare, flax_snapshot
@@ -75,23 +75,12 @@ def checks(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
 def own_steps(pair: TrainedPair, case: Case, compiled: bool) -> Iterator[Check]:
     """Compare single steps of our own `train_step`, dropout on, with a batch that is not full."""
 
-    def take_step(optimizer: Any, variables: Any, opt_state: Any, case: Case) -> tuple[Any, Any, Any]:
-        recipe = replace(_recipe(pair), optimizer=optimizer)
+    def take_step(optimizer: Any, variables: Any, opt_state: Any, case: Any) -> train.TrainState:
+        recipe = replace(tutorial(pair.flax_module, LEARNING_RATE), optimizer=optimizer)
         state = train.with_variables(recipe, variables)._replace(step=jnp.uint32(STEP), opt_state=opt_state)
-        state = train.train_step(
-            recipe, state, train.Batch(*map(jnp.asarray, (case.images, case.labels, case.real))), SEED
-        )
-        return _parts(state)
+        return train.train_step(recipe, state, train.Batch(case.images, case.labels, case.real), SEED)
 
     return links.steps(pair, take_step, case, compiled)
-
-
-def _parts(state: train.TrainState) -> tuple[Any, Any, Any]:
-    return state.params, state.opt_state, state.loss_sum
-
-
-def _recipe(pair: TrainedPair) -> Recipe:
-    return replace(tutorial(pair.flax_module, LEARNING_RATE), optimizer=sgd(LEARNING_RATE, MOMENTUM))
 
 
 def initial(pair: TrainedPair, draws: int = DRAWS) -> Iterator[Check]:
@@ -111,7 +100,7 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
     rounding puts on another side multiplies the difference by a thousand. There PyTorch replays every second stretch
     from the state that JAX starts it with, and the median over these is judged.
     """
-    single, recipe = pair.precision == "float32", _recipe(pair)
+    single, recipe = pair.precision == "float32", tutorial(pair.flax_module, LEARNING_RATE, MOMENTUM)
     images, labels = trial.data.train.images[: trial.subset], trial.data.train.labels[: trial.subset]
     data = train.Arrays(jnp.asarray(images), jnp.asarray(labels))
     state = train.with_variables(recipe, pair.variables(trial.weights))
@@ -119,7 +108,7 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
     others = [TorchTraining(pair, trial.weights, dtype, LEARNING_RATE, momentum=MOMENTUM) for dtype in pair.dtypes]
     stretches: list[list[Check]] = []
     for number, (start, end) in enumerate(trial.stretches()):
-        before = flax_snapshot(pair, *_parts(state)) if single else {}
+        before = flax_snapshot(pair, state) if single else {}
         state = take_steps(state, data, jnp.uint32(SEED), jnp.int32(end - start))
         if single and number % 2:
             continue
@@ -128,7 +117,7 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
                 other.load(before)
             for step in range(start, end):
                 replay(other, trial, images, labels, step)
-        after = flax_snapshot(pair, *_parts(state))
+        after = flax_snapshot(pair, state)
         theirs = [other.snapshot() for other in others]
         place = {"step": end, "bound": TRAJECTORY_BOUND}
         stretches.append(list(compare(pair, trial.weights, "trajectory", after, theirs, **place)))

@@ -183,8 +183,8 @@ def test_images_where_a_decision_falls_otherwise_are_found(inputs):
     assert other_decisions(pair, window, found)[[0, 1, 3]].sum() == 0
 
 
-def test_stretches_end_with_each_epoch_and_cover_all_steps():
-    found = Trial({}, None).stretches()
+def test_stretches_end_with_each_epoch_and_cover_all_steps(dataset):
+    found = Trial({}, dataset).stretches()
     assert found[0] == (0, 4)
     assert found[-1] == (196, 200)
     assert all(end == start for (_, end), (start, _) in itertools.pairwise(found))
