@@ -1,7 +1,7 @@
 """What counts as equal: errors, the bounds they are held to, kinks, and what a comparison says."""
 
 from dataclasses import dataclass
-from math import ceil, inf, log, log2, sqrt
+from math import ceil, inf, log2, sqrt
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ FLOAT64_BOUND = 1e-12
 EPSILON = float(np.finfo(np.float32).eps)
 FACTOR = 2.0  # JAX may be off by so many times what PyTorch is
 LEFT_OUT = 0.5  # of the images of a case, or the stretches of training: those that float32 decides unlike float64
-CHANCE = 1e-6  # of a statistical check to fail if nothing is wrong
 
 
 def float32_floor(weights: dict[str, np.ndarray]) -> float:
@@ -77,11 +76,9 @@ def error(array: Any, truth: Any) -> float:
     It is 0 for two arrays of zeros, and infinite for other shapes, NaN, or zeros that are not zero.
     """
     array, truth = np.asarray(array, np.float64), np.asarray(truth, np.float64)
-    return _relative(np.abs(array - truth), truth) if array.shape == truth.shape else inf
-
-
-def _relative(differences: Any, truth: np.ndarray) -> float:
-    difference, scale = differences.max(initial=0), np.abs(truth).max(initial=0)
+    if array.shape != truth.shape:
+        return inf
+    difference, scale = np.abs(array - truth).max(initial=0), np.abs(truth).max(initial=0)
     if difference == 0:
         return 0.0
     return float(difference / scale) if scale and np.isfinite(difference / scale) else inf
@@ -97,19 +94,8 @@ def judge(
     ours, truth = np.asarray(ours, np.float64), np.asarray(truth, np.float64)
     own = None if pytorch is None else error(pytorch, truth)
     bound = bound if own is None else max(FACTOR * own, floor)
+    place |= {"error": error(ours, truth), "bound": bound, "pytorch": own}
     if ours.shape != truth.shape:
-        note = f"shape {ours.shape}, should be {truth.shape}"
-        return Check(error=inf, bound=bound, pytorch=own, note=note, **place)
-    differences = np.abs(ours - truth)
-    index = np.unravel_index(differences.argmax(), ours.shape)  # NaN counts as the largest
-    worst = _relative(differences, truth)
-    places = [int(i) for i in index]
-    return Check(error=worst, bound=bound, pytorch=own, index=places, ours=ours[index], truth=truth[index], **place)
-
-
-def smirnov_distance(samples: int, others: int) -> float:
-    """Give the distance of two samples' distribution functions that equal distributions exceed by CHANCE.
-
-    Smirnov (1948): c sqrt((n + m) / (n m)) with c = sqrt(-ln(CHANCE / 2) / 2). The distance is scipy's `ks_2samp`.
-    """
-    return sqrt(-log(CHANCE / 2) / 2 * (samples + others) / (samples * others))
+        return Check(note=f"shape {ours.shape}, should be {truth.shape}", **place)
+    index = np.unravel_index(np.abs(ours - truth).argmax(), ours.shape)  # NaN counts as the largest
+    return Check(index=[int(i) for i in index], ours=float(ours[index]), truth=float(truth[index]), **place)

@@ -4,7 +4,7 @@ An einops pattern says how the axes go from PyTorch to Flax: `o i h w -> h w i o
 `o (c h w) -> (h w c) o` one axis is three, permuted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -41,24 +41,14 @@ class Entry(NamedTuple):
             raise ValueError(f"{self.torch} and {self.flax}: {pattern} for {array.shape}") from problem
 
 
-def bias(name: str) -> Entry:
-    """Carry a bias."""
-    return Entry(f"{name}.bias", f"{name}/bias", "o -> o")
+CONV, DENSE = "o i h w -> h w i o", "o i -> i o"
+DENSE_AFTER_FLATTEN = "o (c h w) -> (h w c) o"  # (C, H, W) inputs in PyTorch, (H, W, C) in Flax
 
 
-def conv(name: str) -> tuple[Entry, ...]:
-    """Carry a convolution of images."""
-    return Entry(f"{name}.weight", f"{name}/kernel", "o i h w -> h w i o"), bias(name)
-
-
-def dense(name: str) -> tuple[Entry, ...]:
-    """Carry a dense layer."""
-    return Entry(f"{name}.weight", f"{name}/kernel", "o i -> i o"), bias(name)
-
-
-def dense_after_flatten(name: str, h: int, w: int) -> tuple[Entry, ...]:
-    """Carry a dense layer after flattening [h, w] maps: its inputs are (C, H, W) in PyTorch, (H, W, C) in Flax."""
-    return Entry(f"{name}.weight", f"{name}/kernel", "o (c h w) -> (h w c) o", {"h": h, "w": w}), bias(name)
+def layer(name: str, axes: str, **sizes: int) -> tuple[Entry, Entry]:
+    """Make the entries of a layer with a weight and a bias."""
+    kernel = Entry(f"{name}.weight", f"{name}/kernel", axes, sizes)
+    return kernel, Entry(f"{name}.bias", f"{name}/bias", "o -> o")
 
 
 @dataclass(frozen=True)
@@ -66,11 +56,6 @@ class Table:
     """The entries of a pair of networks, in PyTorch's order."""
 
     entries: tuple[Entry, ...]
-
-    @classmethod
-    def of(cls, *layers: Iterable[Entry]) -> "Table":
-        """Make the table of some layers."""
-        return cls(tuple(entry for layer in layers for entry in layer))
 
     def carry(self, arrays: Mapping[str, np.ndarray], target: Naming) -> NamedArrays:
         """Carry arrays by name to the other naming. KeyError or ValueError if they are not those of the table."""

@@ -1,7 +1,11 @@
 """The tables of our own networks, by their names in `jaxcnn.networks`."""
 
-from parity.table import Table, conv, dense, dense_after_flatten
+from parity.table import CONV, DENSE, DENSE_AFTER_FLATTEN, Table, layer
 
-TABLES = {
-    "tutorial": Table.of(conv("conv1"), conv("conv2"), dense_after_flatten("fc3", 16, 16), dense("fc4")),
-}
+TUTORIAL = Table((
+    *layer("conv1", CONV),
+    *layer("conv2", CONV),
+    *layer("fc3", DENSE_AFTER_FLATTEN, h=16, w=16),
+    *layer("fc4", DENSE),
+))  # fmt: skip
+TABLES = {"tutorial": TUTORIAL}

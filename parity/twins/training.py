@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from scipy.stats import ks_2samp
+from scipy.stats import ks_2samp, kstwobign
 
 from jaxcnn import train
 from jaxcnn.data import Dataset
 from jaxcnn.files import NamedArrays
 from jaxcnn.recipe import tutorial
 from parity import links, torch_trace
-from parity.bounds import FACTOR, LEFT_OUT, Check, float32_floor, smirnov_distance
+from parity.bounds import FACTOR, LEFT_OUT, Check, float32_floor
 from parity.links import TorchTraining, compare, flax_snapshot
 from parity.pair import Case, torch_parameters
 from parity.twins.cases import SEED, STEP, TrainedPair, cases, dropout_key, mean_loss, pixels, torch_draws
@@ -27,6 +27,7 @@ TRAJECTORY_BOUND = 1e-9
 LEARNING_RATE, MOMENTUM = 0.001, 0.9  # the tutorial's
 DRAWS, VALUES = 32, 1000  # how many draws, and how many values of each array
 LARGEST = 1e9  # that is drawn
+CHANCE = 1e-6  # of the distributions' check to fail if nothing is wrong
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def initial(pair: TrainedPair, draws: int = DRAWS) -> Iterator[Check]:
     theirs = torch_draws(pair.flax_module, draws)
     for name in ours[0]:
         samples = [np.concatenate([np.ravel(draw[name])[:VALUES] for draw in many]) for many in (ours, theirs)]
-        distance, bound = ks_2samp(*samples).statistic, smirnov_distance(*map(len, samples))
-        yield Check(pair.precision, "trajectory", f"{name}.initial", float(distance), bound)
+        # What two samples of one distribution exceed by CHANCE (Smirnov 1948).
+        bound = kstwobign.isf(CHANCE) * sum(1 / len(sample) for sample in samples) ** 0.5
+        yield Check(pair.precision, "trajectory", f"{name}.initial", float(ks_2samp(*samples).statistic), float(bound))
 
 
 def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:

@@ -2,9 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from parity.bounds import CHANCE, EPSILON, Check, error, float32_floor, judge, smirnov_distance
+from parity.bounds import EPSILON, Check, error, float32_floor, judge
 
 PLACE = {"precision": "float64", "link": "gradients", "tensor": "fc4.weight"}
 
@@ -80,14 +79,6 @@ def test_share_orders_checks_by_how_near_they_are_to_failing():
     ]
     assert [check.tensor for check in sorted(checks, key=lambda c: c.share)] == ["a", "b", "c", "d"]
     assert [check.passed for check in checks] == [True, True, False, False]
-
-
-def test_smirnovs_distance_tells_distributions_apart():
-    rng = np.random.default_rng(0)
-    uniform, critical = rng.uniform(-1, 1, 5000), smirnov_distance(5000, 4000)
-    assert stats.ks_2samp(uniform, rng.uniform(-1, 1, 4000)).statistic < critical / 1.5
-    assert stats.ks_2samp(uniform, rng.normal(0, 1 / 3**0.5, 4000)).statistic > critical
-    assert stats.kstwobign.sf(smirnov_distance(300, 300) * math.sqrt(150)) == pytest.approx(CHANCE, rel=1e-3)
 
 
 def test_the_float32_floor_grows_with_depth_and_the_longest_sum():

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import os
@@ -203,6 +204,15 @@ def test_initial_weights_have_pytorchs_distribution_and_nothing_in_common():
     biases = [np.concatenate([draw[name]["bias"][:4] for name in sorted(draw)]) for draw in draws]
     correlation = np.corrcoef(np.transpose(biases)) - np.eye(16)
     assert np.abs(correlation).max() < 0.65  # 4 standard deviations of 1/sqrt(40)
+
+
+def test_other_distributions_are_told_from_pytorchs():
+    pair = pair_of(CNN(4, 12), "float32")
+
+    def scaled(network, key):
+        return jax.tree.map(lambda leaf: 1.5 * leaf, initial_variables(network, key))
+
+    assert not any(check.passed for check in initial(dataclasses.replace(pair, draw=scaled), draws=200))
 
 
 def test_an_infinite_error_is_null_in_json():
