@@ -13,7 +13,7 @@ from jaxcnn.errors import UserError
 class Config:
     """A training run. The defaults are the tutorial's.
 
-    A field that came later says since when; an older run, which lacks it, has its default.
+    A field that was added later says since when; an older run, which lacks it, has its default.
 
     recipe: which network, and how it is trained.
     dataset, data_dir: what is trained on, and where it lies (None: tensorflow-datasets' own folder).

@@ -10,21 +10,21 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxcnn.config import Config
 from jaxcnn.layers import cross_entropy
-from jaxcnn.networks import Network
-from jaxcnn.networks.tutorial import CNN, training_logits
+from jaxcnn.networks import Network, Variables
+from jaxcnn.networks.tutorial import CNN, forward
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
 
-    logits: (variables, uint8 images, keys for dropout or None) -> logits of a batch that a gradient is wanted of.
+    forward: (variables, uint8 images, dropout key) -> a training batch's logits, and the new `TrainState.model_state`.
     loss: (logits, labels, real) -> what is minimised.
     schedule: step -> learning rate, which is also the optimizer's.
     """
 
     network: Network
-    logits: Callable[..., Float[Array, "b classes"]]
+    forward: Callable[..., tuple[Float[Array, "b classes"], Variables]]
     loss: Callable[..., Float[Array, ""]]
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -51,7 +51,7 @@ def tutorial(network: CNN, learning_rate: float, momentum: float = 0.0, devices:
     """Make the tutorial's recipe: mean cross entropy, SGD with momentum, a constant learning rate."""
     return Recipe(
         network=network,
-        logits=partial(training_logits, network, devices=devices),
+        forward=partial(forward, network, devices=devices),
         loss=mean_loss,
         optimizer=sgd(learning_rate, momentum),
         schedule=optax.constant_schedule(learning_rate),

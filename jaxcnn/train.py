@@ -109,15 +109,16 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed: int | Arra
     """Take one step on a batch, with the dropout masks of (seed, step)."""
     key = DropoutKey.of_batch(random_stream(seed, DROPOUT, state.step), len(batch.images))
 
-    def objective(params: Any) -> tuple[Array, tuple[Array, Array]]:
-        logits = recipe.logits({"params": params, **state.model_state}, batch.images, key)
-        return recipe.loss(logits, batch.labels, batch.real), batch_sums(logits, batch.labels, batch.real)
+    def objective(params: Any) -> tuple[Array, Any]:
+        logits, model_state = recipe.forward({"params": params, **state.model_state}, batch.images, key)
+        sums = batch_sums(logits, batch.labels, batch.real)
+        return recipe.loss(logits, batch.labels, batch.real), (sums, model_state)
 
-    gradients, (loss_sum, correct) = jax.grad(objective, has_aux=True)(state.params)
+    gradients, ((loss_sum, correct), model_state) = jax.grad(objective, has_aux=True)(state.params)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     return state._replace(
         step=state.step + jnp.uint32(1), params=optax.apply_updates(state.params, updates), opt_state=opt_state,
-        loss_sum=state.loss_sum + loss_sum, correct=state.correct + correct,
+        loss_sum=state.loss_sum + loss_sum, correct=state.correct + correct, model_state=model_state,
     )  # fmt: skip
 
 
@@ -182,5 +183,5 @@ def predict_logits(
 @jax.jit
 def metrics(logits: Float[Array, "n classes"], labels: UInt8[Array, "n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Compute the mean loss in nats, and the accuracy as a fraction of exactly n."""
-    correct = (lax.argmax(logits, 1, jnp.int32) == labels.astype(jnp.int32)).sum(dtype=jnp.int32)
-    return cross_entropy(logits, labels).mean(), correct / len(labels)
+    loss_sum, correct = batch_sums(logits, labels, jnp.ones(len(labels), bool))
+    return loss_sum / len(labels), correct / len(labels)

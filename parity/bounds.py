@@ -92,9 +92,9 @@ def judge(
     floor: what such a bound is at least.  place: fields of the check that say what is compared.
     """
     ours, truth = np.asarray(ours, np.float64), np.asarray(truth, np.float64)
-    own = None if pytorch is None else error(pytorch, truth)
-    bound = bound if own is None else max(FACTOR * own, floor)
-    place |= {"error": error(ours, truth), "bound": bound, "pytorch": own}
+    theirs = None if pytorch is None else error(pytorch, truth)
+    bound = bound if theirs is None else max(FACTOR * theirs, floor)
+    place |= {"error": error(ours, truth), "bound": bound, "pytorch": theirs}
     if ours.shape != truth.shape:
         return Check(note=f"shape {ours.shape}, should be {truth.shape}", **place)
     index = np.unravel_index(np.abs(ours - truth).argmax(), ours.shape)  # NaN counts as the largest

@@ -50,7 +50,7 @@ def load_weights(path: str | Path, dtype: str | None = "float32", say: Say = pro
 def save_weights(path: str | Path, weights: Weights, naming: Naming | None = None, say: Say = progress.say) -> None:
     """Write weights in the form that the suffix names: whole or not at all, read back and compared before they count.
 
-    naming: `torch` in a `.pth`, always; `flax` in a `.safetensors` unless told otherwise.
+    naming: `torch` in a `.pth`, always; `flax` in a `.safetensors` by default.
     """
     path = Path(path)
     if path.suffix not in (*TORCH_SUFFIXES, ".safetensors"):
@@ -82,11 +82,13 @@ def _in_flax_naming(
     """Carry arrays in either naming to Flax's, checked by the file's own names against the network that they are of."""
     is_flax, entries = _is_flax(arrays), {entry.flax: entry for entry in TABLES["tutorial"].entries}
 
-    def shape(name: str, axes: int) -> tuple[int, ...]:
-        found = flax_weights.shape_of(arrays, name if is_flax else entries[name].torch, axes, where)
-        return found if is_flax else entries[name].carry(np.empty(found, bool), "flax").shape
+    def flax_shape(name: str, axes: int) -> tuple[int, ...]:
+        if is_flax:
+            return flax_weights.shape_of(arrays, name, axes, where)
+        shape = flax_weights.shape_of(arrays, entries[name].torch, axes, where)
+        return entries[name].carry(np.empty(shape, bool), "flax").shape
 
-    network = flax_weights.network_of(metadata, shape)
+    network = flax_weights.network_of(metadata, flax_shape)
     table, shapes = table_of(network), networks.variable_shapes(network)
     flax_weights.check_arrays(arrays, shapes if is_flax else table.carry_shapes(shapes, "torch"), where)
     return network, arrays if is_flax else table.carry(arrays, "flax")

@@ -37,12 +37,12 @@ def compare(
 
 def one_pass(pair: Pair, case: Case, compiled: bool = True) -> Generator[Check, None, Case]:
     """Compare a case forward and backward; return it without the images whose gradient is another function's."""
-    ours, truth, *own = passes = _passes(pair, case, compiled)
+    ours, truth, *single = passes = _passes(pair, case, compiled)
     yield from _compared(pair, "activations", case, passes)
     yield from _mask_rates(pair, case, ours)
     yield from _compared(pair, "outputs", case, passes)
     # An image's gradient is another function's if rounding put a ReLU or a maximum on another side.
-    kinks = np.any([other_decisions(pair, result, truth) > 0 for result in (ours, *own)], axis=0)
+    kinks = np.any([other_decisions(pair, result, truth) > 0 for result in (ours, *single)], axis=0)
     same = case._replace(real=case.real & ~kinks)
     left_out = float(1 - same.real.sum() / case.real.sum())
     yield Check(pair.precision, "gradients", "left_out", left_out, LEFT_OUT, case.name)

@@ -91,7 +91,7 @@ def flax_pass(pair: Pair, case: Case, compiled: bool = True) -> Pass:
     inputs, outputs = ({name: call[i] for name, call in trace.calls.items()} for i in (0, 1))
     backwards = {**pair.table.to_torch(gradients), "input": dx}
     named = inputs, {"input": x, **outputs}, {pair.output: output, "loss": loss}, backwards, trace.masks
-    return Pass(*jax.tree.map(np.asarray, named))
+    return Pass(*({name: np.asarray(array) for name, array in arrays.items()} for arrays in named))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -133,10 +133,10 @@ def torch_parameters(weights: NamedArrays, dtype: torch.dtype) -> dict[str, torc
     return {name: torch.tensor(array, dtype=dtype, requires_grad=True) for name, array in weights.items()}
 
 
-def decisions(pair: Pair, found: Pass) -> NamedArrays:
+def decisions(pair: Pair, result: Pass) -> NamedArrays:
     """Say what the derivative hangs on: the side of each ReLU, and which element of each window is its maximum."""
     sides = {}
-    for name, x in found.inputs.items():
+    for name, x in result.inputs.items():
         module = pair.torch_module.get_submodule(name.partition("#")[0].replace("/", "."))
         if isinstance(module, nn.ReLU):
             sides[name] = x > 0
@@ -146,7 +146,7 @@ def decisions(pair: Pair, found: Pass) -> NamedArrays:
     return sides
 
 
-def other_decisions(pair: Pair, found: Pass, truth: Pass) -> np.ndarray:
+def other_decisions(pair: Pair, result: Pass, truth: Pass) -> np.ndarray:
     """Count the places in which each image's decisions differ from the truth's. [n]."""
-    ours, theirs = decisions(pair, found), decisions(pair, truth)
+    ours, theirs = decisions(pair, result), decisions(pair, truth)
     return sum((ours[name] != theirs[name]).reshape(len(ours[name]), -1).sum(axis=1) for name in ours)

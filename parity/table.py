@@ -46,9 +46,10 @@ DENSE_AFTER_FLATTEN = "o (c h w) -> (h w c) o"  # (C, H, W) inputs in PyTorch, (
 
 
 def layer(name: str, axes: str, **sizes: int) -> tuple[Entry, Entry]:
-    """Make the entries of a layer with a weight and a bias."""
-    kernel = Entry(f"{name}.weight", f"{name}/kernel", axes, sizes)
-    return kernel, Entry(f"{name}.bias", f"{name}/bias", "o -> o")
+    """Make the entries of a layer with a weight and a bias, both named alike: `block.conv`, `block/conv`."""
+    path = name.replace(".", "/")
+    kernel = Entry(f"{name}.weight", f"{path}/kernel", axes, sizes)
+    return kernel, Entry(f"{name}.bias", f"{path}/bias", "o -> o")
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,23 @@
+import dataclasses
 import functools
 import re
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxcnn import train
+import jaxcnn
+from jaxcnn import checkpoints, networks, train
 from jaxcnn.layers import DropoutKey, cross_entropy, scale_pixels
 from jaxcnn.networks import initial_variables
-from jaxcnn.networks.tutorial import CNN, training_logits
+from jaxcnn.networks.tutorial import CNN, forward
 from jaxcnn.recipe import mean_loss, sgd, tutorial
 from jaxcnn.train import Arrays, Batch
+from jaxcnn.weights import Weights, save_weights
 from tests.conftest import assert_trees_equal
 
 SEED = jnp.uint32(0)
@@ -211,7 +216,7 @@ def test_the_network_in_chunks_is_the_network(training, dataset):
 
     def logits_of(params, images, devices):
         key = dropout_key(5, len(images))
-        return training_logits(recipe.network, {"params": params}, images, key, devices)
+        return forward(recipe.network, {"params": params}, images, key, devices)[0]
 
     for count, devices in ((8, 1), (9, 1), (14, 1), (7, 1), (12, 2), (20, 4)):
         images = jnp.asarray(dataset.train.images[:count])
@@ -220,6 +225,44 @@ def test_the_network_in_chunks_is_the_network(training, dataset):
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
         for found, truth in zip(*map(jax.tree.leaves, (back(expected), expected_back(expected))), strict=True):
             np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-5 * float(jnp.abs(truth).max()))
+
+
+class Normalised(nn.Module):
+    """A network with batch statistics, which this package knows nothing of."""
+
+    classes: int = 10
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, key=None):
+        x = x[:, ::8, ::8].reshape(len(x), -1)
+        x = nn.BatchNorm(use_running_average=key is None, momentum=0.5, name="norm")(x)
+        return nn.Dense(self.classes, name="head")(x)
+
+
+def test_a_network_with_batch_statistics_trains_through_the_same_code(dataset, tmp_path, monkeypatch):
+    def forward(variables, images, key):
+        return network.apply(variables, scale_pixels(images), key, mutable=["batch_stats"])
+
+    network = Normalised()
+    recipe = dataclasses.replace(tutorial(CNN(2, 2), 0.05, 0.9), network=network, forward=forward)
+    before = train.create_state(recipe, 0)
+    data = Arrays(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
+    start = jax.tree.map(np.asarray, before.variables)
+    state = train.make_train_steps(recipe, 35)(before, data, SEED, jnp.int32(2))
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), start, state.variables)
+    assert all(distance > 0 for distance in jax.tree.leaves(moved))
+    assert {"params", "batch_stats"} == state.variables.keys()
+
+    path = checkpoints.save(tmp_path, state, {})
+    assert_trees_equal(checkpoints.restore(path, state)[0], state)
+    monkeypatch.setitem(networks.NETWORKS, "normalised", Normalised)
+    save_weights(tmp_path / "w.safetensors", Weights(network, state.variables))
+    weights = jaxcnn.load(tmp_path / "w.safetensors")
+    assert_trees_equal(weights.variables, state.variables)
+    logits = network.apply(state.variables, scale_pixels(dataset.test.images))
+    np.testing.assert_allclose(weights.predict(dataset.test.images), jax.nn.softmax(logits), rtol=1e-5)
 
 
 def test_predictions_do_not_depend_on_the_batch(training, dataset):

@@ -58,10 +58,10 @@ class CNN(nn.Module):
         return self.classify(self.features(x, key), key)
 
 
-def training_logits(
+def forward(
     network: CNN, variables: Any, images: UInt8[Array, "n h w 3"], key: DropoutKey | None, devices: int = 1
-) -> Float[Array, "n classes"]:
-    """Compute the logits of a batch for a gradient: the same as `__call__`, its first stage in chunks on the CPU.
+) -> tuple[Float[Array, "n classes"], dict[str, Any]]:
+    """Compute a training batch's logits as `__call__` does, the first stage in chunks on the CPU; no variable changes.
 
     A batch that is divided among `devices` is left whole: each chunk's gradient would be sent.
     """
@@ -71,7 +71,7 @@ def training_logits(
         return network.apply(variables, scaled, key and key._replace(places=places), method="features")
 
     stage = cpu.in_chunks(features) if devices == 1 else features
-    return network.apply(variables, stage(images, key and key.places), key, method="classify")
+    return network.apply(variables, stage(images, key and key.places), key, method="classify"), {}
 
 
 def from_shapes(shape: Callable[[str, int], tuple[int, ...]]) -> CNN:

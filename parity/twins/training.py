@@ -149,9 +149,9 @@ _epoch_order = jax.jit(lambda epoch, images: train.epoch_order(SEED, epoch, imag
 
 def _typical(trial: Trial, tensor: tuple[Check, ...]) -> Check:
     """Take the median over the stretches, with the bound that PyTorch's median error makes."""
-    own = median(check.pytorch or 0.0 for check in tensor)
+    theirs = median(check.pytorch or 0.0 for check in tensor)
     middle = sorted(tensor, key=lambda check: check.error)[(len(tensor) - 1) // 2]
-    return replace(middle, bound=max(FACTOR * own, float32_floor(trial.weights)), pytorch=own)
+    return replace(middle, bound=max(FACTOR * theirs, float32_floor(trial.weights)), pytorch=theirs)
 
 
 def evaluation(pair: TrainedPair, trial: Trial, weights: NamedArrays) -> Iterator[Check]:
