@@ -122,37 +122,24 @@ def _masked_crc32c(parts: list[bytes]) -> UInt32[np.ndarray, "n"]:
 def write(data: Dataset, version: Path) -> None:
     """Write a version folder of array_record files in tfds' shuffled order, whole or not at all."""
     import tensorflow_datasets as tfds
+    from PIL import Image
+    from tensorflow_datasets.image_classification import cifar
+
+    def examples(split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, (image_id, image, label) in enumerate(zip(split.ids, split.images, split.labels, strict=True)):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG")
+            png.seek(0)
+            update(1)
+            yield index, {"id": image_id, "image": png, "label": int(label)}
 
     for leftover in version.parent.glob("*incomplete*"):  # of a killed run, since the caller holds the lock
         shutil.rmtree(leftover)
     with progress(f"writing {version}", len(data.train) + len(data.test), "images") as update:
-        builder = _builder_class(data, update)(data_dir=version.parent.parent, file_format="array_record")
+        builder = cifar.Cifar10(data_dir=version.parent.parent, file_format="array_record")
+        builder.info.features["label"].names = list(data.class_names)
+        # tfds' own generators need TensorFlow.
+        builder._split_generators = lambda _: {split.name: examples(split) for split in (data.train, data.test)}
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as unused:
             builder.download_and_prepare(download_dir=unused)
-
-
-def _builder_class(data: Dataset, update: Callable[[int], object]) -> Any:
-    from PIL import Image
-    from tensorflow_datasets.core import registered
-    from tensorflow_datasets.image_classification import cifar
-
-    # tfds' class gives name, version and features. Its generators, replaced here, need TensorFlow.
-    with registered.skip_registration():
-
-        class Cifar10(cifar.Cifar10):
-            __module__ = cifar.__name__
-
-            def _split_generators(self, dl_manager: object) -> dict[str, Any]:
-                self.info.features["label"].names = list(data.class_names)
-                return {split.name: self._generate_examples(split) for split in (data.train, data.test)}
-
-            def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
-                for index, image_id in enumerate(split.ids):
-                    png = io.BytesIO()
-                    Image.fromarray(split.images[index]).save(png, "PNG")
-                    png.seek(0)
-                    update(1)
-                    yield index, {"id": image_id, "image": png, "label": int(split.labels[index])}
-
-    return Cifar10
