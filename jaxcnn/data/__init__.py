@@ -17,12 +17,11 @@ CHECK_DISK = "check its permissions and its disk, or name another place"
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return the data set `cifar10` or `digits`, its images uint8 [n, 32, 32, 3] in the order of their ids.
+    """Return `cifar10` or `digits`, images uint8 [n, 32, 32, 3]. Raise UserError if it is missing, damaged or another.
 
     data_dir: where CIFAR-10 is: a tensorflow-datasets folder, an official archive, its extracted folder, the folder
     above, or an address of one. The default is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. If CIFAR-10 is not in
     the default folder, it is downloaded into it.
-    Raise UserError if the data is missing, damaged or not CIFAR-10.
     """
     if name == "digits":
         from jaxcnn.data.digits import load_digits
@@ -94,9 +93,9 @@ def _find_in(folder: Path) -> Path | None:
 
 def _read(source: Path | str | list[str], downloads: Path, allow_modified: bool) -> Dataset:
     """Return the data set in a file or a folder, at an address, or at the first address of a list that gives it."""
-    if isinstance(source, Path) and source.is_file():
-        return official.read_archive(source, allow_modified)
     if isinstance(source, Path):
+        if source.is_file():
+            return official.read_archive(source, allow_modified)
         return tfds_folder.read(source) if tfds_folder.find(source) == source else official.read_folder(source)
     downloads.mkdir(parents=True, exist_ok=True)
     with storage.lock(downloads / ".cifar10.lock"):
