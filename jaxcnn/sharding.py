@@ -43,12 +43,11 @@ def divided(mesh: Mesh) -> NamedSharding:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Copy a pytree that is the same in every process to every device of the mesh."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
 
     # Not device_put, which sends every array to all processes to compare it with theirs.
     def copy(leaf: Any) -> jax.Array:
         array = np.asarray(leaf)
-        return jax.make_array_from_callback(array.shape, everywhere, lambda _: array)
+        return jax.make_array_from_callback(array.shape, NamedSharding(mesh, PartitionSpec()), lambda _: array)
 
     return jax.tree.map(copy, tree)
 
@@ -83,9 +82,9 @@ def check_same(mesh: Mesh, **arrays: np.ndarray) -> None:
     """Raise UserError if this process has other arrays, or another number of devices, than process 0."""
     if jax.process_count() == 1:
         return
-    numbers = [mesh.size, *(zlib.crc32(np.ascontiguousarray(array).data) for array in arrays.values())]
-    of_first = multihost_utils.process_allgather(np.array(numbers, np.uint32))[0]
-    for name, number, expected in zip(["number of devices", *arrays], numbers, of_first, strict=True):
-        if number != expected:
+    marks = [mesh.size, *(zlib.crc32(np.ascontiguousarray(array).data) for array in arrays.values())]
+    rows = multihost_utils.process_allgather(np.array(marks, np.uint32))
+    for name, differs in zip(["number of devices", *arrays], rows[jax.process_index()] != rows[0], strict=True):
+        if differs:
             where = f"process {jax.process_index()}"
             raise UserError(f"another {name} than in process 0", where, "give every process the same")
