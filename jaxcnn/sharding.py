@@ -1,7 +1,6 @@
 """One device or many: a mesh with one axis, state and data replicated, each batch divided.
 
-Among several processes, process 0 alone reads and writes the run, prints, and decides what all have to do alike. A
-single process pays nothing for any of this.
+Among several processes, process 0 alone reads and writes the run, prints, and decides what all have to do alike.
 """
 
 import zlib
@@ -18,10 +17,7 @@ AXIS = "batch"
 
 
 def make_mesh(devices: list[jax.Device], count: int | None, batch_size: int) -> Mesh:
-    """Return a mesh over the first `count` devices of each process, or over all of them if it is None.
-
-    Raise UserError if there are too few, or if they do not divide the batch.
-    """
+    """Return a mesh over the first `count` devices of each process, or over all of them if it is None."""
     processes = sorted({device.process_index for device in devices})
     by_process = [[device for device in devices if device.process_index == process] for process in processes]
     fewest = min(map(len, by_process))
@@ -57,9 +53,8 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def from_first(tree: Any) -> Any:
-    """Return process 0's arrays in every process. Each passes a pytree of the same shapes and types."""
-    return multihost_utils.broadcast_one_to_all(tree)
+# Process 0's arrays in every process. Each passes a pytree of the same shapes and types.
+from_first = multihost_utils.broadcast_one_to_all
 
 
 def text_from_first(text: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from jaxcnn.data import download, official, storage, tfds_folder
+from jaxcnn.data import official, storage, tfds_folder
 from jaxcnn.data.dataset import Dataset, Split
 from jaxcnn.errors import UserError, os_errors
 from jaxcnn.progress import say
@@ -31,7 +31,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
         raise UserError(f"no data set {name!r}", "--dataset", "there are cifar10 and digits")
     with os_errors("{}", CHECK_DISK):
         source = (_find_in(default_dir()) or prepare(None)) if data_dir is None else find(data_dir)
-        return storage.cached(source, lambda: _read(source, storage.user_cache(), allow_modified=False))
+        return storage.cached(source, lambda: _read(source, storage.user_cache()))
 
 
 def prepare(
@@ -47,7 +47,7 @@ def prepare(
     Raise UserError for the same reasons as `load`.
     """
     with os_errors("{}", CHECK_DISK):
-        origin = download.default_addresses(mirror) if source is None else find(source)
+        origin = None if source is None else find(source)
         folder = default_dir() if data_dir is None else Path(data_dir).expanduser()
         version = folder / "cifar10" / tfds_folder.VERSION
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def prepare(
                 return version
             # 150 MB of shards, 184 of decoded images, 170 of an archive if it is downloaded
             storage.require_space(folder, megabytes=600)
-            data = _read(origin, folder / "downloads", allow_modified)
+            data = _read(origin, folder / "downloads", allow_modified, mirror)
             tfds_folder.write(data, version)
             storage.cached(version, lambda: data)
     return version
@@ -76,10 +76,10 @@ def find(source: str | os.PathLike[str]) -> Path | str:
     local = url2pathname(urlsplit(text).path) if text.startswith("file:") else text
     path = Path(local).expanduser().resolve()
     if not path.exists():
-        raise UserError("no such file or folder", path, download.OTHER_SOURCES)
+        raise UserError("no such file or folder", path, official.OTHER_SOURCES)
     if data := path if path.is_file() else _find_in(path):
         return data
-    raise UserError("no CIFAR-10 in this folder", path, download.OTHER_SOURCES)
+    raise UserError("no CIFAR-10 in this folder", path, official.OTHER_SOURCES)
 
 
 def _find_in(folder: Path) -> Path | None:
@@ -91,16 +91,20 @@ def _find_in(folder: Path) -> Path | None:
     return next((folder / name for name in official.ARCHIVES if (folder / name).is_file()), None)
 
 
-def _read(source: Path | str | list[str], downloads: Path, allow_modified: bool) -> Dataset:
-    """Return the data set in a file or a folder, at an address, or at the first address of a list that gives it."""
+def _read(
+    source: Path | str | None, downloads: Path, allow_modified: bool = False, mirror: str | None = None
+) -> Dataset:
+    """Return the data set in a file or a folder, at an address or, for None, at the first of several that gives it."""
     if isinstance(source, Path):
         if source.is_file():
             return official.read_archive(source, allow_modified)
         return tfds_folder.read(source) if tfds_folder.find(source) == source else official.read_folder(source)
+    from jaxcnn.data import download  # here, since it imports requests
+
     downloads.mkdir(parents=True, exist_ok=True)
     with storage.lock(downloads / ".cifar10.lock"):
         storage.require_space(downloads, megabytes=200)
-        addresses = download.expand(source) if isinstance(source, str) else source
+        addresses = download.expand(source) if source else download.default_addresses(mirror)
         archive = download.fetch(addresses, downloads, allow_modified)
         data = official.read_archive(archive, allow_modified)
         archive.unlink()

@@ -7,6 +7,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+import requests
+
 from jaxcnn.data import official
 from jaxcnn.errors import UserError
 from jaxcnn.progress import progress, say
@@ -17,7 +19,6 @@ CONNECT, STALL = 5.0, 10.0  # seconds
 PROBE = 10.0  # seconds in which an address has to answer, redirects and name look-up included
 SLOW, PATIENCE = 300_000, 10.0  # bytes a second, seconds: after PATIENCE, a mean rate below SLOW is too slow
 LARGEST = 1 << 30  # bytes
-OTHER_SOURCES = "use a copy (--data-dir, prepare_data.py --from), a mirror ($JAXCNN_CIFAR10_MIRROR) or --dataset digits"
 
 
 def default_addresses(mirror: str | None = None) -> list[str]:
@@ -29,19 +30,14 @@ def default_addresses(mirror: str | None = None) -> list[str]:
 def expand(address: str) -> list[str]:
     """Return the address itself if it is an archive's, else those of both archives in that folder."""
     if not re.match(r"https?://[^/]", address):
-        raise UserError("not an http:// or https:// address", address, OTHER_SOURCES)
+        raise UserError("not an http:// or https:// address", address, official.OTHER_SOURCES)
     if "?" in address or address.endswith((".gz", ".tgz")):
         return [address]
     return [f"{address.rstrip('/')}/{name}" for name in official.ARCHIVES]
 
 
 def fetch(addresses: list[str], folder: Path, allow_modified: bool = False) -> Path:
-    """Download the archive into `folder` from the first address that gives it, check it and return its path.
-
-    Raise UserError, which says what was tried, if no address gives it.
-    """
-    import requests
-
+    """Download an archive into `folder` from the first address that gives an official one, and return its path."""
     failures = _probe(addresses)
     queue = deque(address for address in addresses if not failures[address])
     replaceable = set(queue) - set(list(queue)[-1:])  # those to leave for another if they are slow
@@ -76,13 +72,11 @@ def fetch(addresses: list[str], folder: Path, allow_modified: bool = False) -> P
             queue.appendleft(address)
         say(f"  {failures[address]}")
     tried = dict.fromkeys(f"{address.split('/')[2]} ({failures[address]})" for address in addresses)
-    raise UserError("CIFAR-10 cannot be downloaded", f"tried {', '.join(tried)}", OTHER_SOURCES)
+    raise UserError("CIFAR-10 cannot be downloaded", f"tried {', '.join(tried)}", official.OTHER_SOURCES)
 
 
 def _probe(addresses: list[str]) -> dict[str, str]:
     """Ask all addresses at once. Return why each cannot be used, an empty string if it answers within PROBE."""
-    import requests
-
     failures = dict.fromkeys(addresses, f"no answer in {PROBE:g} s")
 
     def ask(address: str) -> None:
@@ -94,9 +88,9 @@ def _probe(addresses: list[str]) -> dict[str, str]:
 
     # Daemons, since neither name look-up nor a connection to each of a host's addresses has a time limit of its own.
     threads = [threading.Thread(target=ask, args=[address], daemon=True) for address in addresses]
+    end = time.monotonic() + PROBE
     for thread in threads:
         thread.start()
-    end = time.monotonic() + PROBE
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
     return dict(failures)  # a copy, since a late thread may still write to the original
@@ -104,8 +98,6 @@ def _probe(addresses: list[str]) -> dict[str, str]:
 
 def _transfer(address: str, part: Path, replaceable: bool) -> None:
     """Append an address's bytes to `part`. Raise TimeoutError if the address is replaceable and slow."""
-    import requests
-
     with part.open("ab") as file:
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={file.tell()}-"}
         with requests.get(address, stream=True, timeout=(CONNECT, STALL), headers=headers) as answer:
@@ -126,4 +118,4 @@ def _transfer(address: str, part: Path, replaceable: bool) -> None:
                     if replaceable and seconds > PATIENCE and rate < SLOW:
                         raise TimeoutError(f"only {rate / 1000:,.0f} kB/s")
                     if file.tell() > LARGEST:
-                        raise UserError("far larger than CIFAR-10", address, OTHER_SOURCES)
+                        raise UserError("far larger than CIFAR-10", address, official.OTHER_SOURCES)

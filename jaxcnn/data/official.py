@@ -29,6 +29,7 @@ ARCHIVES = {
     "cifar-10-binary.tar.gz": ("c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd", 170_052_171),
     "cifar-10-python.tar.gz": ("6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce", 170_498_071),
 }
+OTHER_SOURCES = "use a copy (--data-dir, prepare_data.py --from), a mirror ($JAXCNN_CIFAR10_MIRROR) or --dataset digits"
 GET_ANOTHER_COPY = "get another copy, or run scripts/prepare_data.py without --from to download one"
 
 
@@ -48,10 +49,7 @@ def read_folder(folder: Path) -> Dataset:
 
 
 def read_archive(path: Path, allow_modified: bool = False) -> Dataset:
-    """Read the six batches of an archive. Raise UserError if it is damaged or, unless `allow_modified`, not official.
-
-    Nothing is unpacked to disk, where a member's name could lead outside a folder.
-    """
+    """Read an archive's six batches. Raise UserError if it is damaged or, unless `allow_modified`, not official."""
     check(path, allow_modified)
     try:
         with gzip.open(path) as file:
@@ -81,6 +79,7 @@ def check(path: Path, allow_modified: bool = False) -> None:
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the batches without unpacking them to disk, where a member's name could lead outside a folder."""
     for member in archive:
         # A few hundred kilobytes of gzip can expand to any size.
         if member.offset_data + member.size > 12 * LARGEST_IMAGE * PER_BATCH:
