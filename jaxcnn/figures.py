@@ -68,16 +68,14 @@ class Subject:
 
 
 def curves(metrics: Sequence[Mapping[str, int | float]], title: str) -> Figure:
-    """Draw the lines of `metrics.jsonl`: loss and accuracy of both splits by epoch, the best test accuracy marked.
-
-    Training figures lag behind the test's, since they are means over the epoch, with dropout on.
-    """
+    """Draw the lines of `metrics.jsonl`: loss and accuracy of both splits by epoch, the best test accuracy marked."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     epochs = [line["epoch"] for line in metrics]
     best = max(metrics, key=lambda line: line["test_accuracy"])
     label = f"best: {100 * best['test_accuracy']:.2f} %, epoch {best['epoch']:.0f}"
     panels = (("loss", 1, "mean cross entropy (nats)"), ("accuracy", 100, "accuracy (%)"))
     for axes, (quantity, scale, unit) in zip(figure.subplots(1, 2), panels, strict=True):
+        # Training figures lag behind the test's, since they are means over the epoch, with dropout on.
         for split, colour, mark, name in (("train", TRAIN, "o", "training (dropout on)"), ("test", TEST, "s", "test")):
             values = [scale * line[f"{split}_{quantity}"] for line in metrics]
             axes.plot(epochs, values, color=colour, marker=mark, markersize=3 if len(epochs) < 50 else 0, label=name)

@@ -79,10 +79,8 @@ def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None 
 
 
 def save_arrays(path: Path, arrays: Mapping[str, ArrayLike], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, and read it back from the disk before it takes its name.
-
-    safetensors' numpy writer silently corrupts arrays that are not C-contiguous (its issue 826): all are made so first.
-    """
+    """Write a safetensors file, and read it back from the disk before it takes its name."""
+    # safetensors' numpy writer silently corrupts arrays that are not C-contiguous (its issue 826).
     contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
     expected = digest(contiguous, metadata)
 

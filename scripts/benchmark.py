@@ -51,12 +51,10 @@ trainer.steps(train.create_state(trainer.recipe, 0), 1)"""
 
 
 def flops(task: str, width: int) -> int:
-    """Return the multiplications and additions of an image's matrix products: two for each weight and position.
-
-    Training does each product three times (forward, both gradients), but conv1's twice: its input needs no gradient.
-    """
+    """Return the multiplications and additions of an image's matrix products: two for each weight and position."""
     channels, hidden = 32 * width, 512 * width
     conv1, rest = 2 * 1024 * 27 * channels, 2 * (1024 * 9 * channels**2 + 256 * channels * hidden + 10 * hidden)
+    # Training does each product three times (forward, both gradients), conv1's twice: its input needs no gradient.
     return {"training": 2 * conv1 + 3 * rest, "inference": conv1 + rest}[task]
 
 

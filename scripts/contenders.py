@@ -1,7 +1,4 @@
-"""The programs that the benchmark compares, each in a process of its own.
-
-Each runner imports its own framework, to keep the others out of the process's memory.
-"""
+"""The programs that the benchmark compares, each in a process of its own, whose memory holds no other's framework."""
 
 import resource
 import signal

@@ -13,10 +13,11 @@ from jaxcnn.progress import say
 
 __all__ = ["Dataset", "Split", "load", "prepare"]
 
+Place = str | os.PathLike[str]
 CHECK_DISK = "check its permissions and its disk, or name another place"
 
 
-def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+def load(name: str, data_dir: Place | None = None) -> Dataset:
     """Return `cifar10` or `digits`, images uint8 [n, 32, 32, 3]. Raise UserError if it is missing, damaged or another.
 
     data_dir: where CIFAR-10 is: a tensorflow-datasets folder, an official archive, its extracted folder, the folder
@@ -35,10 +36,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
 
 
 def prepare(
-    source: str | os.PathLike[str] | None,
-    data_dir: str | os.PathLike[str] | None = None,
-    allow_modified: bool = False,
-    mirror: str | None = None,
+    source: Place | None, data_dir: Place | None = None, allow_modified: bool = False, mirror: str | None = None
 ) -> Path:
     """Write CIFAR-10 to `data_dir/cifar10/3.0.2` for tensorflow-datasets, whole or not at all; return that folder.
 
@@ -68,18 +66,17 @@ def default_dir() -> Path:
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def find(source: str | os.PathLike[str]) -> Path | str:
+def find(source: Place) -> Path | str:
     """Return the file or folder of CIFAR-10 at or under a path, or an address. Raise UserError if there is none."""
     text = str(source)
     if match := re.match(r"(https?):/+(.+)", text):  # pathlib turns two slashes into one
         return f"{match[1]}://{match[2]}"
     local = url2pathname(urlsplit(text).path) if text.startswith("file:") else text
     path = Path(local).expanduser().resolve()
-    if not path.exists():
-        raise UserError("no such file or folder", path, official.OTHER_SOURCES)
-    if data := path if path.is_file() else _find_in(path):
-        return data
-    raise UserError("no CIFAR-10 in this folder", path, official.OTHER_SOURCES)
+    if found := path if path.is_file() else _find_in(path):
+        return found
+    what = "no CIFAR-10 in this folder" if path.exists() else "no such file or folder"
+    raise UserError(what, path, official.OTHER_SOURCES)
 
 
 def _find_in(folder: Path) -> Path | None:

@@ -5,7 +5,7 @@ import io
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,23 @@ def find(folder: Path) -> Path | None:
 
 def read(folder: Path) -> Dataset:
     """Read a version folder of array_record or tfrecord files. Raise UserError if it is damaged."""
+    import tensorflow_datasets as tfds
+
     n, where = len(official.BATCHES) * official.PER_BATCH, folder
     images, labels, seen = np.empty((n, 32, 32, 3), np.uint8), np.empty(n, np.uint8), np.zeros(n, bool)
     data = official.dataset(images, labels)
     rows = {name.encode(): row for row, name in enumerate(data.train.ids + data.test.ids)}
+    forms = {"array_record": _array_records, "tfrecord": _tf_records}
     try:
-        shards, records = _shards(folder)
+        info = tfds.builder_from_directory(folder).info
+        form = info.file_format.value
+        if info.name != "cifar10" or form not in forms:
+            what = f"{info.name} in {form} files, not cifar10 in {' or '.join(forms)}"
+            raise UserError(what, folder, "name another folder")
+        shards = [Path(file) for split in ("train", "test") for file in info.splits[split].filepaths]
         with progress(f"decoding {folder}", n, "images") as update:
             for where in shards:
-                for record in records(where):
+                for record in forms[form](where):
                     image_id, image, label = _decode(record)
                     if seen[row := rows[image_id]]:
                         raise ValueError(f"{image_id!r} twice")
@@ -53,17 +61,6 @@ def read(folder: Path) -> Dataset:
         todo = "remove that folder and run scripts/prepare_data.py"
         raise UserError(f"damaged tensorflow-datasets copy ({error!r:.120})", where, todo) from error
     return data
-
-
-def _shards(folder: Path) -> tuple[list[Path], Callable[[Path], Iterator[bytes]]]:
-    import tensorflow_datasets as tfds
-
-    info = tfds.builder_from_directory(folder).info
-    form, forms = info.file_format.value, {"array_record": _array_records, "tfrecord": _tf_records}
-    if info.name != "cifar10" or form not in forms:
-        what = f"{info.name} in {form} files, not cifar10 in {' or '.join(forms)}"
-        raise UserError(what, folder, "name another folder")
-    return [Path(file) for split in ("train", "test") for file in info.splits[split].filepaths], forms[form]
 
 
 def _decode(record: bytes) -> tuple[bytes, UInt8[np.ndarray, "32 32 3"], int]:
