@@ -68,8 +68,9 @@ def filters(kernel: Float[np.ndarray, "kh kw i o"], layer: str) -> Figure:
     figure = page(wide + 0.4, high + 0.85, title, f"{outputs} × {inputs} kernels of {height} × {width}")
     axes = place(figure, 0.4, HEAD, wide, high)
     extent = (-0.5, inputs - 0.5 - 1 / (width + 1), outputs - 0.5 - 1 / (height + 1), -0.5)
-    _image(axes, table, colours, extent, gaps="white")
-    _indices(axes, "input channel", "output channel")
+    _squares(axes, table, colours, extent)
+    axes.set_xlabel("input channel", size=7, labelpad=2)
+    axes.set_ylabel("output channel", size=7, labelpad=2)
     colour_bar(figure, 0.4, HEAD + high + 0.45, 2.6, colours, "")
     return figure
 
@@ -150,8 +151,7 @@ def _panel(
         left, width = left + 0.3, width - 0.3
         axes = place(figure, left, top + LABEL, width, height - LABEL - 0.2)
         squares = np.pad(maps[0, 0], (0, -maps.size % columns), constant_values=np.nan).reshape(-1, columns)
-        _image(axes, squares, colours, gaps="white")
-        _indices(axes, "", "")
+        _squares(axes, squares, colours)
         axes.xaxis.set_major_formatter("+{x:.0f}")
         axes.yaxis.set_major_formatter(lambda y, _: f"{columns * y:.0f}")
     else:
@@ -206,9 +206,9 @@ def _bars(axes: Axes, values: np.ndarray, colours: ScalarMappable, names: Names)
         axes.locator_params(axis="x", integer=True)
 
 
-def _indices(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, size=7, labelpad=2)
-    axes.set_ylabel(y, size=7, labelpad=2)
+def _squares(axes: Axes, values: np.ndarray, colours: ScalarMappable, extent: Any = None) -> None:
+    """Draw values as an image whose axes count."""
+    _image(axes, values, colours, extent, gaps="white")
     axes.tick_params(labelsize=6.5, length=2, pad=1.5)
     axes.locator_params(integer=True, nbins=9, min_n_ticks=1)
     axes.spines[:].set_visible(False)

@@ -126,8 +126,7 @@ def draw(results: list[dict[str, Any]]) -> "Figure":
         axes.set_xticks(range(len(chosen)), [f"batch {r['batch_size']}" for r in chosen])
         axes.set(title=task, ylabel="images a second")
         axes.spines[["top", "right"]].set_visible(False)
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, frameon=False, fontsize=8, loc="outside upper center", ncols=3)
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside upper center", ncols=3)
     return figure
 
 
