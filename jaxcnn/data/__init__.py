@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from jaxcnn.data import official, storage, tfds_folder
+from jaxcnn.data import digits, official, storage, tfds_folder
 from jaxcnn.data.dataset import Dataset, Split
 from jaxcnn.errors import UserError, os_errors
 from jaxcnn.progress import say
@@ -25,9 +25,7 @@ def load(name: str, data_dir: Place | None = None) -> Dataset:
     the default folder, it is downloaded into it.
     """
     if name == "digits":
-        from jaxcnn.data.digits import load_digits
-
-        return load_digits()
+        return digits.load_digits()
     if name != "cifar10":
         raise UserError(f"no data set {name!r}", "--dataset", "there are cifar10 and digits")
     with os_errors("{}", CHECK_DISK):
