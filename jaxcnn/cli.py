@@ -3,11 +3,11 @@
 import argparse
 import difflib
 import io
-import math
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from jaxcnn.config import DEFAULTS
 from jaxcnn.errors import UserError
@@ -37,53 +37,37 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add `--dataset` and `--data-dir` to a command that applies weights to images."""
-    default = "cifar10 or digits (default: what the weights were trained on, else cifar10)"
-    parser.add_argument("--dataset", choices=DEFAULTS, help=default)
+    default = "what the weights were trained on, else cifar10"
+    parser.add_argument("--dataset", choices=DEFAULTS, help=f"cifar10 or digits (default: {default})")
     add_data_dir(parser)
 
 
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
     """Add `--data-dir`."""
-    forms = "where CIFAR-10 is, in any form that prepare_data.py takes"
     default = "(default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)"
-    parser.add_argument("--data-dir", metavar="D", help=f"{forms} {default}")
+    help_text = f"where CIFAR-10 is, in any form that prepare_data.py takes {default}"
+    parser.add_argument("--data-dir", metavar="D", help=help_text)
 
 
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """Return an argparse type that takes the integers from `low` to `high`."""
+def number(low: float, high: float, kind: type[int | float] = float) -> Callable[[str], Any]:
+    """Return an argparse type that takes the numbers from `low` to `high`; with `int`, only those written in digits."""
 
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low:,} to {high:,}")
-        return int(text)
-
-    return parse
-
-
-positive_int = whole(1, 999_999_999)
-seed = whole(0, 2**32 - 1)  # without x64, JAX drops the higher bits
-
-
-def number(low: int | float, high: int | float) -> Callable[[str], float]:
-    """Return an argparse type that takes the finite numbers from `low` to `high`."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
-        return value
+    def parse(text: str) -> int | float:
+        with suppress(ValueError):
+            if low <= (value := kind(text)) <= high and (kind is float or re.fullmatch(r"[0-9]+", text)):
+                return value
+        what = "a number" if kind is float else "a whole number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what} from {low:,.10g} to {high:,.10g}")
 
     return parse
+
+
+positive_int = number(1, 999_999_999, int)
+seed = number(0, 2**32 - 1, int)  # without x64, JAX drops the higher bits
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's `main` and exit with the status it returns, 0 for None.
-
-    Exit with 2 after a UserError, printed as one line, and with 130 after Ctrl-C.
-    """
+    """Exit with the status that `main` returns, 0 for None, 2 after a UserError in one line, or 130 after Ctrl-C."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # each line is seen as it is printed, in pipes and logs too
     try:

@@ -17,10 +17,7 @@ class UserError(Exception):
 
 @contextmanager
 def os_errors(what: str, todo: str, where: object = None) -> Iterator[None]:
-    """Raise UserError in place of any OSError of the block.
-
-    The operating system's reason replaces {} in `what`. `where` defaults to the file that the OSError names.
-    """
+    """Raise UserError in place of an OSError, its reason in place of {} in `what`, its file in place of no `where`."""
     try:
         yield
     except BrokenPipeError:  # no fault of a file: whoever reads our output has closed it

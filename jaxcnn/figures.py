@@ -1,7 +1,4 @@
-"""Draw arrays as matplotlib figures, which are returned and never shown, and save them.
-
-In a notebook with `%matplotlib inline`, a figure at the end of a cell is displayed.
-"""
+"""Draw arrays as matplotlib figures, which are returned and never shown except by a notebook, and save them."""
 
 import math
 import tempfile
@@ -30,8 +27,6 @@ MARGIN, HEAD = 0.15, 0.42
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 STYLE: Any = {"svg.hashsalt": "jaxcnn", "image.composite_image": False}  # a composite PDF image has grey edges
 
-Inches = int | float  # lengths on the page
-
 
 def check_format(path: Path) -> str:
     """Return the format that the suffix names. Raise UserError if it is not one of FORMATS."""
@@ -58,16 +53,13 @@ def folder(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Subject:
-    """An image and what the network makes of it.
-
-    probabilities: in the order of class_names.  truth: the true class, if known.
-    """
+    """An image and what the network makes of it."""
 
     name: str
     image: UInt8[np.ndarray, "h w 3"]
-    probabilities: Float[np.ndarray, "classes"]
+    probabilities: Float[np.ndarray, "classes"]  # in the order of class_names
     class_names: Sequence[str]
-    truth: str | None = None
+    truth: str | None = None  # the true class, if known
 
     def ranked(self) -> list[tuple[str, float]]:
         """Return classes and their probabilities, the likeliest first."""
@@ -76,17 +68,14 @@ class Subject:
 
 
 def curves(metrics: Sequence[Mapping[str, int | float]], title: str) -> Figure:
-    """Draw loss and accuracy of both splits by epoch, and mark the epoch of the best test accuracy.
-
-    metrics: the lines of `metrics.jsonl`. Training figures lag behind the test's, since they are means over the epoch,
-    with dropout on.
-    """
+    """Draw the lines of `metrics.jsonl`: loss and accuracy of both splits by epoch, the best test accuracy marked."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     epochs = [line["epoch"] for line in metrics]
     best = max(metrics, key=lambda line: line["test_accuracy"])
     label = f"best: {100 * best['test_accuracy']:.2f} %, epoch {best['epoch']:.0f}"
     panels = (("loss", 1, "mean cross entropy (nats)"), ("accuracy", 100, "accuracy (%)"))
     for axes, (quantity, scale, unit) in zip(figure.subplots(1, 2), panels, strict=True):
+        # Training figures lag behind the test's, since they are means over the epoch, with dropout on.
         for split, colour, mark, name in (("train", TRAIN, "o", "training (dropout on)"), ("test", TEST, "s", "test")):
             values = [scale * line[f"{split}_{quantity}"] for line in metrics]
             axes.plot(epochs, values, color=colour, marker=mark, markersize=3 if len(epochs) < 50 else 0, label=name)
@@ -143,34 +132,30 @@ def most_wrong(subjects: Sequence[Subject], title: str) -> Figure:
 def grid(count: int, ratio: float = 2.0) -> tuple[int, int]:
     """Return rows and columns for `count` items, near `ratio` columns to a row and, if possible, without gaps."""
 
-    def cost(columns: int) -> float:
-        rows = math.ceil(count / columns)
+    def cost(shape: tuple[int, int]) -> float:
+        rows, columns = shape
         gaps = rows * columns - count
-        skew = round(abs(math.log(columns / rows / ratio)), 6)
-        return skew + 0.8 + gaps / count if gaps else skew
+        return round(abs(math.log(columns / rows / ratio)), 6) + (0.8 + gaps / count if gaps else 0)
 
-    columns = min(range(1, count + 1), key=cost)
-    return math.ceil(count / columns), columns
+    return min(((math.ceil(count / columns), columns) for columns in range(1, count + 1)), key=cost)
 
 
-def page(width: Inches, height: Inches, title: str = "", subtitle: str = "", left: Inches = 0) -> Figure:
-    """Return a page for a body of this size below a head of two lines, at least as wide as a title needs.
-
-    left: where the head begins.
-    """
+def page(width: float, height: float, title: str = "", subtitle: str = "", left: float = 0) -> Figure:
+    """Return a page for a body of this size below a head of two lines that begins at `left`."""
+    # A title needs 5.6 inches.
     figure = Figure(figsize=(max(width, 5.6) + 2 * MARGIN, height + HEAD + 2 * MARGIN), facecolor="white")
     write(figure, left, 0, title, size=10, weight="bold")
     write(figure, left, 0.23, subtitle, size=7, color=QUIET)
     return figure
 
 
-def place(figure: Figure, left: Inches, top: Inches, width: Inches, height: Inches) -> Axes:
+def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Add axes at a distance from the upper left corner within the margin."""
     w, h = figure.get_size_inches()
     return figure.add_axes(((left + MARGIN) / w, 1 - (top + MARGIN + height) / h, width / w, height / h))
 
 
-def write(figure: Figure, left: Inches, top: Inches, text: str, **style: Any) -> None:
+def write(figure: Figure, left: float, top: float, text: str, **style: Any) -> None:
     """Write text at a distance from the upper left corner within the margin."""
     w, h = figure.get_size_inches()
     figure.text((left + MARGIN) / w, 1 - (top + MARGIN) / h, text, va="top", parse_math=False, **style)
@@ -178,12 +163,11 @@ def write(figure: Figure, left: Inches, top: Inches, text: str, **style: Any) ->
 
 def name_columns(axes: Axes, names: Sequence[str]) -> None:
     """Write names below columns, at an angle if they are long."""
-    slant, align = (35, "right") if max(map(len, names)) > 3 else (0, "center")
-    style: dict[str, Any] = {"rotation": slant, "ha": align, "rotation_mode": "anchor", "parse_math": False}
-    axes.set_xticks(range(len(names)), names, size=7, **style)
+    slant: Any = {"rotation": 35, "ha": "right"} if max(map(len, names)) > 3 else {}
+    axes.set_xticks(range(len(names)), names, size=7, rotation_mode="anchor", parse_math=False, **slant)
 
 
-def colour_bar(figure: Figure, left: Inches, top: Inches, width: Inches, colours: ScalarMappable, label: str) -> None:
+def colour_bar(figure: Figure, left: float, top: float, width: float, colours: ScalarMappable, label: str) -> None:
     """Draw a bar of the colours, with the values of its ends and its middle."""
     bar = place(figure, left, top, width, 0.09)
     figure.colorbar(colours, cax=bar, orientation="horizontal", ticks=LinearLocator(3), format="{x:.3g}")

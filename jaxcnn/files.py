@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,8 @@ NamedArrays = dict[str, np.ndarray]
 def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename it to `path` once the block has written it.
 
-    After an error, `path` is unchanged and the temporary file is removed.
     check: reads the temporary file back from the disk before it is renamed, and raises if it is not what it should be.
-    Raise UserError if the directory cannot be written or the disk is full.
+    Raise UserError if the directory cannot be written or the disk is full. After any error, `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with os_errors("cannot write ({})", "free space or choose another directory", path):
@@ -33,7 +32,6 @@ def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> It
             yield temporary
             _sync(temporary)
             if check:
-                _drop_pages(temporary)
                 check(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -42,18 +40,14 @@ def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> It
 
 
 def _sync(path: Path) -> None:
+    """Put a file or a directory on the disk, and drop it from the page cache: the next read is one of the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+        if hasattr(os, "posix_fadvise"):  # macOS has none
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(handle)
-
-
-def _drop_pages(path: Path) -> None:
-    """Drop a synced file from the page cache, which makes the next read one of the disk."""
-    if hasattr(os, "posix_fadvise"):  # macOS has none
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def check_folder(path: Path | None) -> None:
@@ -85,10 +79,8 @@ def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None 
 
 
 def save_arrays(path: Path, arrays: Mapping[str, ArrayLike], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, and read it back from the disk before it takes its name.
-
-    safetensors' numpy writer silently corrupts arrays that are not C-contiguous (its issue 826): all are made so first.
-    """
+    """Write a safetensors file, and read it back from the disk before it takes its name."""
+    # safetensors' numpy writer silently corrupts arrays that are not C-contiguous (its issue 826).
     contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
     expected = digest(contiguous, metadata)
 
@@ -101,10 +93,7 @@ def save_arrays(path: Path, arrays: Mapping[str, ArrayLike], metadata: Mapping[s
 
 
 def read_arrays(path: Path) -> tuple[NamedArrays, dict[str, str]]:
-    """Return the arrays and metadata of a safetensors file.
-
-    Raise UserError if it is damaged or does not match its checksum.
-    """
+    """Return a safetensors file's arrays and metadata. Raise UserError if it is damaged or fails its checksum."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
@@ -128,10 +117,8 @@ def read_json_lines(path: Path) -> list[dict[str, int | float]]:
     """Return the lines that are objects of numbers, and skip others, such as the half line that a killed run leaves."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
+        with suppress(ValueError, RecursionError):
             line = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict) and all(isinstance(v, int | float) and abs(v) < 1e300 for v in line.values()):
-            lines.append(line)
+            if isinstance(line, dict) and all(isinstance(v, int | float) and abs(v) < 1e300 for v in line.values()):
+                lines.append(line)
     return lines

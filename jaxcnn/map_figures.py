@@ -29,9 +29,7 @@ def feature_maps(maps: Maps, layer: str, subject: Subject, scale: Scale = "layer
     """
     layout = _layout(maps.shape, WIDTH, ratio=2.0)
     scaled = {"layer": ", one scale for all", "map": ", each on its own scale"}[scale] if layout.kind == "grid" else ""
-    height = max(layout.height + FOOT, LOW)
-    figure = page(SIDEBAR + layout.width, height, layer, _summary(maps) + scaled, SIDEBAR)
-    _sidebar(figure, subject)
+    figure = _page(subject, layout.width, layout.height, layer, _summary(maps) + scaled)
     _panel(figure, SIDEBAR, HEAD, maps, layout, _colours(maps), names, scale)
     return figure
 
@@ -42,9 +40,8 @@ def comparison(ours: Maps, theirs: Maps, layer: str, subject: Subject, names: Na
     largest, value = np.abs(difference).max(), np.abs(theirs).max()
     verdict = f"largest difference {largest:.2g}, largest value {value:.3g}" if largest else "both are equal"
     layout = _layout(ours.shape, WIDTH / 2.6, ratio=0.5)
-    width, height = SIDEBAR + 3 * layout.width + 0.5, max(layout.height + FOOT + 0.22, LOW)
-    figure = page(width, height, f"{layer}: JAX against PyTorch", f"{_summary(ours)}; {verdict}", SIDEBAR)
-    _sidebar(figure, subject)
+    title, note = f"{layer}: JAX against PyTorch", f"{_summary(ours)}; {verdict}"
+    figure = _page(subject, 3 * layout.width + 0.5, layout.height + 0.22, title, note)
     common, diverging = _colours(np.stack([ours, theirs])), _colours(difference, signed=True)
     panels = (("JAX", ours, common), ("PyTorch", theirs, common), ("JAX − PyTorch", difference, diverging))
     for i, (name, maps, colours) in enumerate(panels):
@@ -71,8 +68,9 @@ def filters(kernel: Float[np.ndarray, "kh kw i o"], layer: str) -> Figure:
     figure = page(wide + 0.4, high + 0.85, title, f"{outputs} × {inputs} kernels of {height} × {width}")
     axes = place(figure, 0.4, HEAD, wide, high)
     extent = (-0.5, inputs - 0.5 - 1 / (width + 1), outputs - 0.5 - 1 / (height + 1), -0.5)
-    _image(axes, table, colours, extent, gaps="white")
-    _indices(axes, "input channel", "output channel")
+    _squares(axes, table, colours, extent)
+    axes.set_xlabel("input channel", size=7, labelpad=2)
+    axes.set_ylabel("output channel", size=7, labelpad=2)
     colour_bar(figure, 0.4, HEAD + high + 0.45, 2.6, colours, "")
     return figure
 
@@ -103,30 +101,30 @@ class _Layout(NamedTuple):
     columns: int
     width: float
     height: float
-    cell: tuple[float, float] = (0.0, 0.0)  # a map's width and height
+    cell: tuple[float, float] = (0, 0)  # of a map
 
 
 def _layout(shape: tuple[int, ...], width: float, ratio: float) -> _Layout:
     """Lay out maps of this shape in a panel of about this width, or a wider one if the maps would be too small."""
-    if shape[:2] == (1, 1):
-        rows, columns = grid(shape[2], 1.5 * ratio)
-        if shape[2] <= 40:
-            return _Layout("bars", columns, width, 2.4)
+    dense = shape[:2] == (1, 1)
+    rows, columns = grid(shape[2], 1.5 * ratio if dense else ratio)
+    if dense and shape[2] <= 40:
+        return _Layout("bars", columns, width, 2.4)
+    if dense:
         return _Layout("strip", columns, width, (width - 0.3) * rows / columns + LABEL + 0.2)
-    rows, columns = grid(shape[2], ratio)
     wide = max(0.3, min(CELL, (width + GAP) / columns - GAP))
     high = wide * shape[0] / shape[1]
     return _Layout("grid", columns, max(columns * (wide + GAP) - GAP, NARROW), rows * (high + LABEL), (wide, high))
 
 
-def _sidebar(figure: Figure, subject: Subject) -> None:
-    """Draw the image and its five likeliest classes, the true one in bold."""
+def _page(subject: Subject, width: float, height: float, title: str, note: str) -> Figure:
+    """Return a page for maps, with the image and its five likeliest classes on the left, the true one in bold."""
+    figure = page(SIDEBAR + width, max(height + FOOT, LOW), title, note, SIDEBAR)
     side = SIDEBAR - 0.34
     write(figure, 0, 0.02, subject.name if len(subject.name) < 20 else f"{subject.name[:18]}…", size=8)
     write(figure, 0, 0.23, f"true class: {subject.truth}" if subject.truth else "", size=7, color=QUIET)
     picture = place(figure, 0, HEAD + LABEL, side, side)
     picture.imshow(subject.image, interpolation="nearest")
-    picture.set_axis_off()
     bars = place(figure, 0, HEAD + LABEL + side + 0.08, side, 1.1)
     for row, (name, probability) in enumerate(subject.ranked()[:5]):
         bars.barh(row, probability, color=TINT, height=0.85)
@@ -134,7 +132,9 @@ def _sidebar(figure: Figure, subject: Subject) -> None:
         bars.text(0.02, row, name, parse_math=False, **style)
         bars.text(1, row, f"{probability:.1%}", ha="right", **style)
     bars.set(xlim=(0, 1), ylim=(4.6, -0.6))
-    bars.set_axis_off()
+    for axes in (picture, bars):
+        axes.set_axis_off()
+    return figure
 
 
 def _panel(
@@ -142,13 +142,18 @@ def _panel(
     names: Names, scale: Scale = "layer", mark_dead: bool = True,
 ) -> None:  # fmt: skip
     """Draw maps as bars, or as a grid or a strip with a colour bar below."""
-    width, height, label = layout.width, layout.height, ""
+    _, columns, width, height, _ = layout
+    label = ""
     if layout.kind == "bars":
         _bars(place(figure, left + 0.42, top + LABEL, width - 0.42, height - LABEL), maps[0, 0], colours, names)
         return
-    if layout.kind == "strip":
+    if layout.kind == "strip":  # rows of squares: a value's index is its row's number plus its column's
         left, width = left + 0.3, width - 0.3
-        _strip(place(figure, left, top + LABEL, width, height - LABEL - 0.2), maps[0, 0], layout.columns, colours)
+        axes = place(figure, left, top + LABEL, width, height - LABEL - 0.2)
+        squares = np.pad(maps[0, 0], (0, -maps.size % columns), constant_values=np.nan).reshape(-1, columns)
+        _squares(axes, squares, colours)
+        axes.xaxis.set_major_formatter("+{x:.0f}")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{columns * y:.0f}")
     else:
         _grid(place(figure, left, top, width, height), maps, layout, colours, scale, mark_dead)
         if scale == "map":
@@ -158,9 +163,8 @@ def _panel(
 
 
 def _grid(
-    axes: Axes, maps: Float[np.ndarray, "*pixels c"], layout: _Layout, colours: ScalarMappable, scale: Scale,
-    mark_dead: bool,
-) -> None:  # fmt: skip
+    axes: Axes, maps: np.ndarray, layout: _Layout, colours: ScalarMappable, scale: Scale, mark_dead: bool
+) -> None:
     """Draw each map as an image in one Axes whose unit is the inch, since an Axes a map would take a minute for 500."""
     wide, high = layout.cell
     style: dict[str, Any] = {"size": max(4.5, min(6.5, 11 * wide)), "va": "bottom"}
@@ -202,18 +206,9 @@ def _bars(axes: Axes, values: np.ndarray, colours: ScalarMappable, names: Names)
         axes.locator_params(axis="x", integer=True)
 
 
-def _strip(axes: Axes, values: np.ndarray, columns: int, colours: ScalarMappable) -> None:
-    """Draw many values as rows of squares. A value's index is its row's number plus its column's."""
-    squares = np.pad(values, (0, -len(values) % columns), constant_values=np.nan).reshape(-1, columns)
-    _image(axes, squares, colours, gaps="white")
-    _indices(axes, "", "")
-    axes.xaxis.set_major_formatter("+{x:.0f}")
-    axes.yaxis.set_major_formatter(lambda y, _: f"{columns * y:.0f}")
-
-
-def _indices(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, size=7, labelpad=2)
-    axes.set_ylabel(y, size=7, labelpad=2)
+def _squares(axes: Axes, values: np.ndarray, colours: ScalarMappable, extent: Any = None) -> None:
+    """Draw values as an image whose axes count."""
+    _image(axes, values, colours, extent, gaps="white")
     axes.tick_params(labelsize=6.5, length=2, pad=1.5)
     axes.locator_params(integer=True, nbins=9, min_n_ticks=1)
     axes.spines[:].set_visible(False)

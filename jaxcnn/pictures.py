@@ -16,10 +16,8 @@ def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     """Return a picture as uint8 [32, 32, 3], and a description of what was done to it.
 
     Its first frame is turned as its EXIF says, transparency becomes white, 16 bits become 8, and the square in its
-    middle is resized.
-    Raise UserError if the file is absent, damaged or not a picture, or has more pixels than Pillow considers safe.
+    middle is resized. Raise UserError if there is no such picture, or one with more pixels than Pillow considers safe.
     """
-    formats = "name a PNG, JPEG or other file that Pillow reads"
     if not path.is_file():
         raise UserError("no such picture file", path, "name an image's id or a picture file")
     try:
@@ -30,10 +28,10 @@ def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         raise UserError(limit, path, "shrink the picture first") from None
-    except UnidentifiedImageError:
-        raise UserError("not a picture", path, formats) from None
     except Exception as problem:  # damaged bytes can make a decoder raise anything
-        raise UserError(f"not a readable picture ({problem})", path, formats) from None
+        unknown = isinstance(problem, UnidentifiedImageError)
+        what = "not a picture" if unknown else f"not a readable picture ({problem})"
+        raise UserError(what, path, "name a PNG, JPEG or other file that Pillow reads") from None
 
 
 def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:

@@ -8,18 +8,15 @@ import jax
 from jaxcnn.errors import UserError
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # our name: JAX's
-INSTALL = {
-    "gpu": "on a machine with an NVIDIA GPU that `nvidia-smi` lists, `make setup EXTRA=cuda` or pip install "
-    "'jax[cuda12]'; or leave --platform out",
-    "tpu": "on a TPU machine, `make setup EXTRA=tpu` or pip install 'jax[tpu]'; or leave --platform out",
-}
+INSTALL = "on a machine with {}, `make setup EXTRA={}` or pip install 'jax[{}]'; or leave --platform out"
+MACHINES = {"gpu": ("an NVIDIA GPU that `nvidia-smi` lists", "cuda", "cuda12"), "tpu": ("a TPU", "tpu", "tpu")}
 
 
 def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]:
     """Start JAX and return its devices.
 
-    platform: `cpu`, `gpu` or `tpu`; None takes the best that JAX finds.
-    cpu_devices: how many virtual devices to make of the CPU; None leaves it to JAX.
+    platform: `cpu`, `gpu` or `tpu`, or None for the best that JAX finds.
+    cpu_devices: how many virtual devices to make of the CPU, or None to leave it to JAX.
     Raise UserError if the platform is absent: JAX alone would take another, or end in a traceback (jax#17624).
     """
     # JAX reads both as it starts. Parity shares a GPU's memory with PyTorch, and a repeated run must not differ.
@@ -37,7 +34,7 @@ def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]
         reason = re.split(r"[\n:]", str(problem) or "none found")[0]
         asked = platform or os.environ.get("JAX_PLATFORMS", "?")
         where = f"--platform {asked}" if platform else "JAX_PLATFORMS"
-        todo = INSTALL.get(asked, "unset JAX_PLATFORMS")
+        todo = INSTALL.format(*MACHINES[asked]) if asked in MACHINES else "unset JAX_PLATFORMS"
         raise UserError(f"JAX has no {asked} here ({reason})", where, todo) from None
 
 

@@ -1,7 +1,4 @@
-"""Several processes that train together: how they join, and how they end.
-
-A process that fails says why in one line, and ends the others with it.
-"""
+"""Several processes that train together. One that fails says why in one line, and ends the others with it."""
 
 import ctypes
 import os
@@ -50,10 +47,9 @@ def check_flags(coordinator: str | None, processes: int | None, process: int | N
 
 @contextmanager
 def joined(coordinator: str | None, processes: int | None, process: int | None) -> Iterator[None]:
-    """Join the processes of a job through JAX's runtime for as long as the context is open.
+    """Join the processes of a job, if there is a coordinator, for as long as the context is open.
 
-    Without a coordinator, do nothing. With one, an error ends this process at once, and thereby the others: JAX's own
-    shutdown would wait for them for minutes.
+    An error then ends this process at once, and thereby the others: JAX's own shutdown would wait for minutes.
     """
     if coordinator is None:
         yield
@@ -75,12 +71,9 @@ def joined(coordinator: str | None, processes: int | None, process: int | None) 
 
 
 def settle(devices: list[jax.Device]) -> None:
-    """Once JAX has started, silence every process but the first, apart from its errors.
-
-    Raise UserError if the processes differ in their number of devices, which JAX's collectives do not support.
-    """
+    """Once JAX has started, silence every process but the first, apart from its errors."""
     counts = set(Counter(device.process_index for device in devices).values())
-    if len(counts) > 1:
+    if len(counts) > 1:  # JAX's collectives do not support it
         different = " and ".join(map(str, sorted(counts)))
         raise UserError(f"some processes have {different} devices", "--devices", "give every process the same")
     if not is_first():
@@ -95,19 +88,18 @@ def _connect(coordinator: str, processes: int | None, process: int | None) -> No
               "address and that every process runs, each with its own --process-id")  # fmt: skip
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM, which `fit` handles
-    cluster: dict[str, Any] = {}
-    if coordinator != AUTO:  # what Slurm or another scheduler says must not be mixed in
-        cluster = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
-        cluster["cluster_detection_method"] = "deactivate"
+    # With an address, what Slurm or another scheduler says must not be mixed in.
+    address, detection = (None, None) if coordinator == AUTO else (coordinator, "deactivate")
     try:
         if process == 0:  # JAX crashes if the port is taken
             socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
         with warnings.catch_warnings(action="error"):
             jax.distributed.initialize(
-                **cluster, initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=SILENCE_SECONDS
-            )
+                address, processes, process, cluster_detection_method=detection,
+                initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=SILENCE_SECONDS,
+            )  # fmt: skip
     except Exception as problem:
-        todo = "give HOST:PORT, --num-processes and --process-id" if coordinator == AUTO else "choose another port"
+        todo = "choose another port" if address else "give HOST:PORT, --num-processes and --process-id"
         raise UserError(f"cannot start ({problem!s:.200})", f"--coordinator {coordinator}", todo) from None
     _on_abort(LOST.format("no sign of life"))
 
@@ -133,18 +125,16 @@ def _let_only_python_write() -> None:
 
 
 def _on_abort(message: str) -> None:
-    """Print `message` and exit on SIGABRT, by which JAX ends a process that has lost the others.
+    """Print `message` and exit on SIGABRT, by which JAX ends a process that has lost the others."""
 
-    The handler is a C function, since JAX aborts on a thread of its own while Python's main thread may be waiting for
-    a device.
-    """
-
+    # In C, since JAX aborts on a thread of its own while Python's main thread may be waiting for a device.
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def handle(_: int) -> None:
         time.sleep(1)  # the main thread may have something more specific to say
         _leave(message)
 
-    _handlers.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(handle))
-    ctypes.CDLL(None).signal(signal.SIGABRT, _handlers[-1])
+    _handlers.append(handle)
+    ctypes.CDLL(None).signal(signal.SIGABRT, handle)
 
 
 def _leave(message: str, status: int = 2) -> NoReturn:

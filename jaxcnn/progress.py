@@ -28,10 +28,8 @@ def progress(what: str, total: int, unit: str, done: int = 0) -> AbstractContext
 def _bar(what: str, total: int, unit: str, done: int) -> Iterator[Update]:
     from tqdm import tqdm
 
-    with tqdm(
-        desc=what, total=total or None, initial=done, unit=f" {unit}", unit_scale=True, delay=DELAY, leave=False,
-        dynamic_ncols=True,
-    ) as bar:  # fmt: skip
+    shown = {"unit": f" {unit}", "unit_scale": True, "delay": DELAY, "leave": False, "dynamic_ncols": True}
+    with tqdm(desc=what, total=total or None, initial=done, **shown) as bar:
 
         def update(count: int, note: str = "") -> None:
             bar.set_postfix_str(note, refresh=False)
@@ -51,12 +49,9 @@ def _lines(what: str, total: int, unit: str, done: int) -> Iterator[Update]:
         if seconds > due and done != total:
             due = seconds + LOG_INTERVAL
             rate = (done - first) / seconds
-            figures = [f"{rate:,.0f}/s" if rate > 10 else f"{rate:.1f}/s"]
-            if total and rate:
-                figures.append(f"{(total - done) / rate:.0f} s left")
-            if note:
-                figures.append(note)
             of_total = f" of {total:,}" if total else ""
+            left = f"{(total - done) / rate:.0f} s left" if total and rate else ""
+            figures = filter(None, [f"{rate:,.0f}/s" if rate > 10 else f"{rate:.1f}/s", left, note])
             say(f"{what}: {done:,}{of_total} {unit}, {', '.join(figures)}")
 
     yield update

@@ -1,7 +1,6 @@
 """One device or many: a mesh with one axis, state and data replicated, each batch divided.
 
-Among several processes, process 0 alone reads and writes the run, prints, and decides what all have to do alike. A
-single process pays nothing for any of this.
+Among several processes, process 0 alone reads and writes the run, prints, and decides what all have to do alike.
 """
 
 import zlib
@@ -18,10 +17,7 @@ AXIS = "batch"
 
 
 def make_mesh(devices: list[jax.Device], count: int | None, batch_size: int) -> Mesh:
-    """Return a mesh over the first `count` devices of each process, or over all of them if it is None.
-
-    Raise UserError if there are too few, or if they do not divide the batch.
-    """
+    """Return a mesh over the first `count` devices of each process, or over all of them if it is None."""
     processes = sorted({device.process_index for device in devices})
     by_process = [[device for device in devices if device.process_index == process] for process in processes]
     fewest = min(map(len, by_process))
@@ -43,12 +39,11 @@ def divided(mesh: Mesh) -> NamedSharding:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Copy a pytree that is the same in every process to every device of the mesh."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
 
     # Not device_put, which sends every array to all processes to compare it with theirs.
     def copy(leaf: Any) -> jax.Array:
         array = np.asarray(leaf)
-        return jax.make_array_from_callback(array.shape, everywhere, lambda _: array)
+        return jax.make_array_from_callback(array.shape, NamedSharding(mesh, PartitionSpec()), lambda _: array)
 
     return jax.tree.map(copy, tree)
 
@@ -58,9 +53,8 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def from_first(tree: Any) -> Any:
-    """Return process 0's arrays in every process. Each passes a pytree of the same shapes and types."""
-    return multihost_utils.broadcast_one_to_all(tree)
+# Process 0's arrays in every process. Each passes a pytree of the same shapes and types.
+from_first = multihost_utils.broadcast_one_to_all
 
 
 def text_from_first(text: str) -> str:
@@ -83,9 +77,9 @@ def check_same(mesh: Mesh, **arrays: np.ndarray) -> None:
     """Raise UserError if this process has other arrays, or another number of devices, than process 0."""
     if jax.process_count() == 1:
         return
-    numbers = [mesh.size, *(zlib.crc32(np.ascontiguousarray(array).data) for array in arrays.values())]
-    of_first = multihost_utils.process_allgather(np.array(numbers, np.uint32))[0]
-    for name, number, expected in zip(["number of devices", *arrays], numbers, of_first, strict=True):
-        if number != expected:
+    marks = [mesh.size, *(zlib.crc32(np.ascontiguousarray(array).data) for array in arrays.values())]
+    rows = multihost_utils.process_allgather(np.array(marks, np.uint32))
+    for name, differs in zip(["number of devices", *arrays], rows[jax.process_index()] != rows[0], strict=True):
+        if differs:
             where = f"process {jax.process_index()}"
             raise UserError(f"another {name} than in process 0", where, "give every process the same")

@@ -1,6 +1,5 @@
 """Compare the speed of this project, stock Flax layers and PyTorch, timed in turn in processes of their own."""
 
-import importlib.util
 import json
 import os
 import platform as machine
@@ -19,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs n
 import contenders
 
 from jaxcnn import cli
-from jaxcnn.errors import UserError
 from jaxcnn.progress import Update, progress
 
 if TYPE_CHECKING:
@@ -42,25 +40,28 @@ CONTENDERS = {  # what they are, and their colours in figures
 }
 TASKS = ("training", "inference")
 SCALING = {"batch size": (1, 4, 16, 64, 256, 1024, 2048), "width": (1, 2, 3, 4)}
+ROW = "  {:20} {median:10.1f} {min:8.1f} {max:8.1f} {share_of_matmul:10.0%} {first_step_s:9.1f} s {peak_mb:6.0f} MB"
+HEAD = f"  {'':20} {'ms: median':>10} {'min':>8} {'max':>8} {'of matmul':>10} {'first step':>11} {'peak':>9}"
+FIRST_STEP = """
+from jaxcnn import data, fit, platform, sharding, train
+from jaxcnn.config import DEFAULTS
+mesh = sharding.make_mesh(platform.start(None), 1, DEFAULTS["digits"].batch_size)
+trainer = fit.make_trainer(DEFAULTS["digits"], data.load("digits"), mesh)
+trainer.steps(train.create_state(trainer.recipe, 0), 1)"""
 
 
 def flops(task: str, width: int) -> int:
-    """Return the multiplications and additions of an image's matrix products: two for each weight and position.
-
-    Training does each product three times (forward, both gradients), but conv1's twice: its input needs no gradient.
-    """
+    """Return the multiplications and additions of an image's matrix products: two for each weight and position."""
     channels, hidden = 32 * width, 512 * width
     conv1, rest = 2 * 1024 * 27 * channels, 2 * (1024 * 9 * channels**2 + 256 * channels * hidden + 10 * hidden)
+    # Training does each product three times (forward, both gradients), conv1's twice: its input needs no gradient.
     return {"training": 2 * conv1 + 3 * rest, "inference": conv1 + rest}[task]
 
 
 def measure(
     task: str, batch_size: int, rounds: int, update: Update, width: int = 1, names: Iterable[str] = CONTENDERS
 ) -> dict[str, Any]:
-    """Time the contenders in turn, and return their milliseconds a step and shares of the speed of matrix products.
-
-    The ratio is PyTorch's best median over this project's.
-    """
+    """Time the contenders in turn, and return their milliseconds a step and shares of the speed of matrix products."""
     running, absent = {}, {}
     for name in [*names, "matmul"]:
         try:
@@ -79,9 +80,8 @@ def measure(
     gflops = 2 * 2048**3 / statistics.median(running.pop("matmul").ms) / 1e6
     rows: dict[str, Any] = {}
     for name, contender in running.items():
-        median = statistics.median(contender.ms)
-        share = flops(task, width) * batch_size / median / 1e6 / gflops
-        ms = {"median": median, "min": min(contender.ms), "max": max(contender.ms)}
+        ms = {"median": statistics.median(contender.ms), "min": min(contender.ms), "max": max(contender.ms)}
+        share = flops(task, width) * batch_size / ms["median"] / 1e6 / gflops
         rows[name] = {"ms": ms, "share_of_matmul": share, **contender.facts}
     torches = [row["ms"]["median"] for name, row in rows.items() if name.startswith("torch")]
     ratio = min(torches) / rows["jaxcnn"]["ms"]["median"] if torches else None
@@ -89,43 +89,25 @@ def measure(
     return {**summary, "rows": rows, "absent": absent}
 
 
-def command_to_first_step() -> dict[str, float]:
-    """Return the seconds from the command to the end of the first step on the digits, without and with bytecode.
-
-    A user waits for the second, since pip compiles bytecode as it installs.
-    """
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r});"
-        "from jaxcnn import data, fit, platform, sharding, train; from jaxcnn.config import DEFAULTS;"
-        "c = DEFAULTS['digits'];"
-        "t = fit.make_trainer(c, data.load('digits'), sharding.make_mesh(platform.start(None), 1, c.batch_size));"
-        "t.steps(train.create_state(t.recipe, 0), 1)"
-    )
-    cold = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": os.devnull}
-    seconds = {}
-    for name, settings in {"cold": cold, "warm": {}}.items():
-        start = time.perf_counter()
-        environment = os.environ | settings
-        subprocess.run([sys.executable, "-c", code], check=True, env=environment, stderr=subprocess.DEVNULL)
-        seconds[name] = time.perf_counter() - start
-    return seconds
+def command_to_first_step(**settings: str) -> float:
+    """Return the seconds from the command to the end of the first step on the digits."""
+    command, root = [sys.executable, "-c", FIRST_STEP], Path(__file__).parents[1]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, cwd=root, env=os.environ | settings, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Return the results as aligned text."""
-    head = f"  {'':20} {'ms: median':>10} {'min':>8} {'max':>8} {'of matmul':>10} {'first step':>11} {'peak':>9}"
     lines = []
     for result in results:
         ratio = f"  best PyTorch / jaxcnn = {result['ratio']:.2f}" if result["ratio"] else ""
         speed = f"matrix products at {result['matmul_gflops']:.0f} GFLOP/s"
-        lines += [f"\n{result['task']}, batch {result['batch_size']}: {speed}{ratio}", head]
+        lines += [f"\n{result['task']}, batch {result['batch_size']}: {speed}{ratio}", HEAD]
         for name, row in result["rows"].items():
-            line = f"  {name:20} {row['ms']['median']:10.1f} {row['ms']['min']:8.1f} {row['ms']['max']:8.1f} "
-            line += f"{row['share_of_matmul']:10.0%} {row['first_step_s']:9.1f} s {row['peak_mb']:6.0f} MB"
-            if row["dispatches_and_bytes_sent"]:
-                count, sent = row["dispatches_and_bytes_sent"]
-                line += f"  {row['steps']} steps in {count} dispatch{'es' if count > 1 else ''}, {sent} bytes sent"
-            lines.append(line)
+            count, sent = row["dispatches_and_bytes_sent"] or (0, 0)
+            cost = f"  {row['steps']} steps in {count} dispatch{'es' * (count > 1)}, {sent} bytes sent" if count else ""
+            lines.append(ROW.format(name, **row["ms"], **row) + cost)
         lines += [f"  {name:20} not measured: {reason}" for name, reason in result["absent"].items()]
     return "\n".join(lines)
 
@@ -144,8 +126,7 @@ def draw(results: list[dict[str, Any]]) -> "Figure":
         axes.set_xticks(range(len(chosen)), [f"batch {r['batch_size']}" for r in chosen])
         axes.set(title=task, ylabel="images a second")
         axes.spines[["top", "right"]].set_visible(False)
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, frameon=False, fontsize=8, loc="outside upper center", ncols=3)
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -194,20 +175,23 @@ def parser() -> cli.ArgumentParser:
 def main() -> None:
     """Measure, print the table, and write JSON and figures."""
     arguments = parser().parse_args()
-    from jaxcnn import figures, files  # here, since they import JAX, and PyTorch's processes import this module
+    # Here, since they import JAX, and PyTorch's processes import this module.
+    from jaxcnn import figures, files
+    from parity.files import require_torch
 
-    if importlib.util.find_spec("torch") is None:
-        raise UserError("PyTorch is not installed", "scripts/benchmark.py", "pip install 'jaxcnn[parity]'")
+    require_torch("scripts/benchmark.py")
     files.check_folder(arguments.json)
     rounds, sizes = arguments.rounds, arguments.batch_sizes
     points = len(TASKS) * len(sizes) + (sum(map(len, SCALING.values())) if arguments.scaling else 0)
     with progress("benchmark", rounds * points, "rounds") as update:
         results = [measure(task, size, rounds, update) for task in TASKS for size in sizes]
         grown = scaling(rounds, update) if arguments.scaling else {}
-    seconds = command_to_first_step()
+    # A user waits for the warm one, since pip compiles bytecode as it installs.
+    cold = command_to_first_step(PYTHONDONTWRITEBYTECODE="1", PYTHONPYCACHEPREFIX=os.devnull)
+    seconds = {"cold": cold, "warm": command_to_first_step()}
     versions = {name: version(name) for name in ("jax", "flax", "torch")}
-    python = f"{os.cpu_count()} cores, {machine.machine()}, Python {machine.python_version()}"
-    print(", ".join([python, *(f"{name} {number}" for name, number in versions.items())]))
+    print(f"{os.cpu_count()} cores, {machine.machine()}, Python {machine.python_version()}", end=", ")
+    print(", ".join(f"{name} {number}" for name, number in versions.items()))
     print(table(sum(grown.values(), results)))
     print(f"\nfrom the command to the first step: {seconds['cold']:.1f} s cold, {seconds['warm']:.1f} s warm")
     if arguments.json:

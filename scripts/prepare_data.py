@@ -16,8 +16,7 @@ EXAMPLES = """examples:
   python scripts/train.py --data-dir D                                then train; the default folder needs no --data-dir
 
 Every command also takes each of these forms as --data-dir, and tfds.load("cifar10", data_dir=D) reads a prepared
-folder. A broken download resumes where it stopped.
-"""
+folder. A broken download resumes where it stopped."""
 
 
 def parser() -> cli.ArgumentParser:

@@ -6,40 +6,35 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from jaxcnn.data import download, official, storage, tfds_folder
+from jaxcnn.data import digits, official, storage, tfds_folder
 from jaxcnn.data.dataset import Dataset, Split
 from jaxcnn.errors import UserError, os_errors
 from jaxcnn.progress import say
 
 __all__ = ["Dataset", "Split", "load", "prepare"]
 
+Place = str | os.PathLike[str]
 CHECK_DISK = "check its permissions and its disk, or name another place"
 
 
-def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return the data set `cifar10` or `digits`, its images uint8 [n, 32, 32, 3] in the order of their ids.
+def load(name: str, data_dir: Place | None = None) -> Dataset:
+    """Return `cifar10` or `digits`, images uint8 [n, 32, 32, 3]. Raise UserError if it is missing, damaged or another.
 
     data_dir: where CIFAR-10 is: a tensorflow-datasets folder, an official archive, its extracted folder, the folder
     above, or an address of one. The default is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. If CIFAR-10 is not in
     the default folder, it is downloaded into it.
-    Raise UserError if the data is missing, damaged or not CIFAR-10.
     """
     if name == "digits":
-        from jaxcnn.data.digits import load_digits
-
-        return load_digits()
+        return digits.load_digits()
     if name != "cifar10":
         raise UserError(f"no data set {name!r}", "--dataset", "there are cifar10 and digits")
     with os_errors("{}", CHECK_DISK):
         source = (_find_in(default_dir()) or prepare(None)) if data_dir is None else find(data_dir)
-        return storage.cached(source, lambda: _read(source, storage.user_cache(), allow_modified=False))
+        return storage.cached(source, lambda: _read(source, storage.user_cache()))
 
 
 def prepare(
-    source: str | os.PathLike[str] | None,
-    data_dir: str | os.PathLike[str] | None = None,
-    allow_modified: bool = False,
-    mirror: str | None = None,
+    source: Place | None, data_dir: Place | None = None, allow_modified: bool = False, mirror: str | None = None
 ) -> Path:
     """Write CIFAR-10 to `data_dir/cifar10/3.0.2` for tensorflow-datasets, whole or not at all; return that folder.
 
@@ -48,7 +43,7 @@ def prepare(
     Raise UserError for the same reasons as `load`.
     """
     with os_errors("{}", CHECK_DISK):
-        origin = download.default_addresses(mirror) if source is None else find(source)
+        origin = None if source is None else find(source)
         folder = default_dir() if data_dir is None else Path(data_dir).expanduser()
         version = folder / "cifar10" / tfds_folder.VERSION
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +53,7 @@ def prepare(
                 return version
             # 150 MB of shards, 184 of decoded images, 170 of an archive if it is downloaded
             storage.require_space(folder, megabytes=600)
-            data = _read(origin, folder / "downloads", allow_modified)
+            data = _read(origin, folder / "downloads", allow_modified, mirror)
             tfds_folder.write(data, version)
             storage.cached(version, lambda: data)
     return version
@@ -69,18 +64,17 @@ def default_dir() -> Path:
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def find(source: str | os.PathLike[str]) -> Path | str:
+def find(source: Place) -> Path | str:
     """Return the file or folder of CIFAR-10 at or under a path, or an address. Raise UserError if there is none."""
     text = str(source)
     if match := re.match(r"(https?):/+(.+)", text):  # pathlib turns two slashes into one
         return f"{match[1]}://{match[2]}"
     local = url2pathname(urlsplit(text).path) if text.startswith("file:") else text
     path = Path(local).expanduser().resolve()
-    if not path.exists():
-        raise UserError("no such file or folder", path, download.OTHER_SOURCES)
-    if data := path if path.is_file() else _find_in(path):
-        return data
-    raise UserError("no CIFAR-10 in this folder", path, download.OTHER_SOURCES)
+    if found := path if path.is_file() else _find_in(path):
+        return found
+    what = "no CIFAR-10 in this folder" if path.exists() else "no such file or folder"
+    raise UserError(what, path, official.OTHER_SOURCES)
 
 
 def _find_in(folder: Path) -> Path | None:
@@ -92,16 +86,20 @@ def _find_in(folder: Path) -> Path | None:
     return next((folder / name for name in official.ARCHIVES if (folder / name).is_file()), None)
 
 
-def _read(source: Path | str | list[str], downloads: Path, allow_modified: bool) -> Dataset:
-    """Return the data set in a file or a folder, at an address, or at the first address of a list that gives it."""
-    if isinstance(source, Path) and source.is_file():
-        return official.read_archive(source, allow_modified)
+def _read(
+    source: Path | str | None, downloads: Path, allow_modified: bool = False, mirror: str | None = None
+) -> Dataset:
+    """Return the data set in a file or a folder, at an address or, for None, at the first of several that gives it."""
     if isinstance(source, Path):
+        if source.is_file():
+            return official.read_archive(source, allow_modified)
         return tfds_folder.read(source) if tfds_folder.find(source) == source else official.read_folder(source)
+    from jaxcnn.data import download  # here, since it imports requests
+
     downloads.mkdir(parents=True, exist_ok=True)
     with storage.lock(downloads / ".cifar10.lock"):
         storage.require_space(downloads, megabytes=200)
-        addresses = download.expand(source) if isinstance(source, str) else source
+        addresses = download.expand(source) if source else download.default_addresses(mirror)
         archive = download.fetch(addresses, downloads, allow_modified)
         data = official.read_archive(archive, allow_modified)
         archive.unlink()

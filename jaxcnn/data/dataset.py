@@ -10,15 +10,11 @@ from jaxcnn.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one split, in the order of their ids: row i is image i of the original files.
+    """Images and labels of one split, in the order of their ids: row i is image i of the original files."""
 
-    images: uint8 [n, height, width, channels], 0 to 255.  labels: uint8 [n], an index into `Dataset.class_names`.
-    name: `train` or `test`.
-    """
-
-    name: str
+    name: str  # `train` or `test`
     images: UInt8[np.ndarray, "n h w c"]
-    labels: UInt8[np.ndarray, "n"]
+    labels: UInt8[np.ndarray, "n"]  # indices into `Dataset.class_names`
 
     def __len__(self) -> int:
         return len(self.labels)

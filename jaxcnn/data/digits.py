@@ -4,7 +4,6 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
 from jaxcnn.data.dataset import Dataset, Split
 from jaxcnn.errors import UserError
@@ -12,27 +11,19 @@ from jaxcnn.errors import UserError
 
 def load_digits() -> Dataset:
     """Return the digits enlarged to grey uint8 [n, 32, 32, 3]. Every fifth image of a class is a test image."""
+    from PIL import Image
+
     # Read without importing sklearn.datasets, which takes 0.8 s, nearly all of it SciPy's.
     spec = importlib.util.find_spec("sklearn")
     path = Path(spec.origin if spec and spec.origin else "sklearn").parent / "datasets" / "data" / "digits.csv.gz"
     if not path.is_file():
         raise UserError("scikit-learn's digits are not installed", path, "pip install --force-reinstall scikit-learn")
     table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
-    images, labels = _enlarge(table[:, :64].reshape(-1, 8, 8)), table[:, 64]
+    grey, labels = np.round(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), table[:, 64]
+    large = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in grey]
+    images = np.repeat(np.stack(large)[..., None], 3, axis=-1)
     test = np.zeros(len(labels), bool)
     for label in range(10):
         test[np.flatnonzero(labels == label)[4::5]] = True
-    return Dataset(
-        name="digits",
-        class_names=tuple("0123456789"),
-        train=Split("train", images[~test], labels[~test]),
-        test=Split("test", images[test], labels[test]),
-    )
-
-
-def _enlarge(small: UInt8[np.ndarray, "n 8 8"]) -> UInt8[np.ndarray, "n 32 32 3"]:
-    from PIL import Image
-
-    grey = np.round(small * (255 / 16)).astype(np.uint8)
-    large = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in grey]
-    return np.repeat(np.stack(large)[..., None], 3, axis=-1)
+    splits = Split("train", images[~test], labels[~test]), Split("test", images[test], labels[test])
+    return Dataset("digits", tuple("0123456789"), *splits)

@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -21,12 +22,14 @@ CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 PER_BATCH = 10_000
 PIXELS = 3 * 32 * 32
+LARGEST_IMAGE = 3600  # bytes in a batch: a python one takes 3,098 for an image and some of its own, a binary one 3,073
 
 # Name, sha256 and bytes of each archive. The binary one comes first, since it needs no pickle.
 ARCHIVES = {
     "cifar-10-binary.tar.gz": ("c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd", 170_052_171),
     "cifar-10-python.tar.gz": ("6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce", 170_498_071),
 }
+OTHER_SOURCES = "use a copy (--data-dir, prepare_data.py --from), a mirror ($JAXCNN_CIFAR10_MIRROR) or --dataset digits"
 GET_ANOTHER_COPY = "get another copy, or run scripts/prepare_data.py without --from to download one"
 
 
@@ -40,22 +43,13 @@ def dataset(images: UInt8[np.ndarray, "n 32 32 3"], labels: UInt8[np.ndarray, "n
 def read_folder(folder: Path) -> Dataset:
     """Read the six batches of an extracted archive, python or binary."""
     suffix = ".bin" if any(folder.glob("*_batch*.bin")) else ""
-
-    def files() -> Iterator[tuple[str, IO[bytes]]]:
-        for path in [folder / (name + suffix) for name in BATCHES]:
-            if path.is_file():
-                with path.open("rb") as file:
-                    yield path.name, file
-
-    return _assemble(files(), folder)
+    with ExitStack() as opened:
+        paths = [path for name in BATCHES if (path := folder / (name + suffix)).is_file()]
+        return _assemble(((path.name, opened.enter_context(path.open("rb"))) for path in paths), folder)
 
 
 def read_archive(path: Path, allow_modified: bool = False) -> Dataset:
-    """Read the six batches of `cifar-10-{python,binary}.tar.gz`.
-
-    Nothing is unpacked to disk, where a member's name could lead outside a folder.
-    Raise UserError if the archive is damaged or, unless `allow_modified`, not an official one.
-    """
+    """Read an archive's six batches. Raise UserError if it is damaged or, unless `allow_modified`, not official."""
     check(path, allow_modified)
     try:
         with gzip.open(path) as file:
@@ -85,41 +79,34 @@ def check(path: Path, allow_modified: bool = False) -> None:
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the batches without unpacking them to disk, where a member's name could lead outside a folder."""
     for member in archive:
         # A few hundred kilobytes of gzip can expand to any size.
-        if member.offset_data + member.size > 2 * len(BATCHES) * _limit():
+        if member.offset_data + member.size > 12 * LARGEST_IMAGE * PER_BATCH:
             raise tarfile.ReadError("far larger than CIFAR-10")
         name = Path(member.name).name
-        file = archive.extractfile(member) if member.isreg() and name.removesuffix(".bin") in BATCHES else None
-        if file is not None:
+        if name.removesuffix(".bin") in BATCHES and member.isreg() and (file := archive.extractfile(member)):
             yield name, file
 
 
-def _limit() -> int:
-    return 3200 * PER_BATCH + 4096  # python batches take 3,098 bytes an image, binary ones 3,073
-
-
 def _assemble(files: Iterable[tuple[str, IO[bytes]]], where: Path) -> Dataset:
-    images = np.empty((len(BATCHES), PER_BATCH, 32, 32, 3), dtype=np.uint8)
-    labels = np.empty((len(BATCHES), PER_BATCH), dtype=np.uint8)
-    missing = dict.fromkeys(BATCHES)
+    images = np.empty((len(BATCHES), PER_BATCH, 32, 32, 3), np.uint8)
+    labels = np.empty((len(BATCHES), PER_BATCH), np.uint8)
+    missing = set(BATCHES)
     with progress(f"reading {where.name}", len(BATCHES), "batches") as update:
         for name, file in files:
             batch = BATCHES.index(name.removesuffix(".bin"))
-            pixels, labels[batch] = _parse(file.read(_limit() + 1), where / name)
+            pixels, labels[batch] = _parse(file.read(LARGEST_IMAGE * PER_BATCH + 1), where / name)
             images[batch] = pixels.reshape(PER_BATCH, 3, 32, 32).transpose(0, 2, 3, 1)
-            missing.pop(BATCHES[batch], None)
+            missing.discard(BATCHES[batch])
             update(1)
     if missing:
-        raise UserError(f"batch missing: {', '.join(missing)}", where, GET_ANOTHER_COPY)
+        raise UserError(f"batch missing: {', '.join(sorted(missing))}", where, GET_ANOTHER_COPY)
     return dataset(images.reshape(-1, 32, 32, 3), labels.reshape(-1))
 
 
 def _parse(content: bytes, where: Path) -> tuple[UInt8[np.ndarray, "n 3072"], UInt8[np.ndarray, "n"]]:
-    """Return a batch's pixels (an image's red plane, then green, then blue) and its labels.
-
-    Raise UserError, which names the file, if its content is not that of a batch.
-    """
+    """Return a batch's pixels (an image's red plane, then green, then blue) and its labels."""
     try:
         if where.suffix == ".bin":
             rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)

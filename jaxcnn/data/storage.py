@@ -53,7 +53,7 @@ def cached(source: Path | str, build: Callable[[], Dataset]) -> Dataset:
     mark = f"{FORMAT} {source}"
     places = [user_cache() / f"cifar10-{hashlib.sha256(str(source).encode()).hexdigest()[:16]}.npz"]
     if isinstance(source, Path):
-        files = [source] if source.is_file() else sorted(file for file in source.iterdir() if file.is_file())
+        files = [source] if source.is_file() else sorted(filter(Path.is_file, source.iterdir()))
         mark = f"{FORMAT} {[(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]}"
         places.insert(0, beside(source))
     for place in places:
@@ -69,10 +69,9 @@ def cached(source: Path | str, build: Callable[[], Dataset]) -> Dataset:
             say(f"decoded images are not cached there: {error}")
             continue
         with locked:
-            if data := _read(place, mark):  # another process has written it in the meantime
-                return data
-            data = build()
-            save(place, mark, data)
+            data = _read(place, mark)  # another process may have written it in the meantime
+            if not data:
+                save(place, mark, data := build())
             return data
     return build()
 
@@ -105,9 +104,7 @@ def _read(place: Path, mark: str) -> Dataset | None:
             if str(stored["mark"]) != mark:
                 say(f"decoded images are older than the data set, which is decoded again: {place}")
                 return None
-            train, test = (
-                Split(name, stored[f"{name}_images"], stored[f"{name}_labels"]) for name in ("train", "test")
-            )
+            train, test = (Split(of, stored[f"{of}_images"], stored[f"{of}_labels"]) for of in ("train", "test"))
         for split, n in (train, 5 * official.PER_BATCH), (test, official.PER_BATCH):
             if (split.images.shape, split.labels.shape) != ((n, 32, 32, 3), (n,)) or split.images.dtype != np.uint8:
                 raise ValueError("arrays of another shape or type")

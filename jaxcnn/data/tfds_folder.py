@@ -5,7 +5,7 @@ import io
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,23 @@ def find(folder: Path) -> Path | None:
 
 def read(folder: Path) -> Dataset:
     """Read a version folder of array_record or tfrecord files. Raise UserError if it is damaged."""
+    import tensorflow_datasets as tfds
+
     n, where = len(official.BATCHES) * official.PER_BATCH, folder
     images, labels, seen = np.empty((n, 32, 32, 3), np.uint8), np.empty(n, np.uint8), np.zeros(n, bool)
     data = official.dataset(images, labels)
     rows = {name.encode(): row for row, name in enumerate(data.train.ids + data.test.ids)}
+    forms = {"array_record": _array_records, "tfrecord": _tf_records}
     try:
-        shards, records = _shards(folder)
+        info = tfds.builder_from_directory(folder).info
+        form = info.file_format.value
+        if info.name != "cifar10" or form not in forms:
+            what = f"{info.name} in {form} files, not cifar10 in {' or '.join(forms)}"
+            raise UserError(what, folder, "name another folder")
+        shards = [Path(file) for split in ("train", "test") for file in info.splits[split].filepaths]
         with progress(f"decoding {folder}", n, "images") as update:
             for where in shards:
-                for record in records(where):
+                for record in forms[form](where):
                     image_id, image, label = _decode(record)
                     if seen[row := rows[image_id]]:
                         raise ValueError(f"{image_id!r} twice")
@@ -53,17 +61,6 @@ def read(folder: Path) -> Dataset:
         todo = "remove that folder and run scripts/prepare_data.py"
         raise UserError(f"damaged tensorflow-datasets copy ({error!r:.120})", where, todo) from error
     return data
-
-
-def _shards(folder: Path) -> tuple[list[Path], Callable[[Path], Iterator[bytes]]]:
-    import tensorflow_datasets as tfds
-
-    info = tfds.builder_from_directory(folder).info
-    form, forms = info.file_format.value, {"array_record": _array_records, "tfrecord": _tf_records}
-    if info.name != "cifar10" or form not in forms:
-        what = f"{info.name} in {form} files, not cifar10 in {' or '.join(forms)}"
-        raise UserError(what, folder, "name another folder")
-    return [Path(file) for split in ("train", "test") for file in info.splits[split].filepaths], forms[form]
 
 
 def _decode(record: bytes) -> tuple[bytes, UInt8[np.ndarray, "32 32 3"], int]:
@@ -122,37 +119,24 @@ def _masked_crc32c(parts: list[bytes]) -> UInt32[np.ndarray, "n"]:
 def write(data: Dataset, version: Path) -> None:
     """Write a version folder of array_record files in tfds' shuffled order, whole or not at all."""
     import tensorflow_datasets as tfds
+    from PIL import Image
+    from tensorflow_datasets.image_classification import cifar
+
+    def examples(split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, (image_id, image, label) in enumerate(zip(split.ids, split.images, split.labels, strict=True)):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG")
+            png.seek(0)
+            update(1)
+            yield index, {"id": image_id, "image": png, "label": int(label)}
 
     for leftover in version.parent.glob("*incomplete*"):  # of a killed run, since the caller holds the lock
         shutil.rmtree(leftover)
     with progress(f"writing {version}", len(data.train) + len(data.test), "images") as update:
-        builder = _builder_class(data, update)(data_dir=version.parent.parent, file_format="array_record")
+        builder = cifar.Cifar10(data_dir=version.parent.parent, file_format="array_record")
+        builder.info.features["label"].names = list(data.class_names)
+        # tfds' own generators need TensorFlow.
+        builder._split_generators = lambda _: {split.name: examples(split) for split in (data.train, data.test)}
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as unused:
             builder.download_and_prepare(download_dir=unused)
-
-
-def _builder_class(data: Dataset, update: Callable[[int], object]) -> Any:
-    from PIL import Image
-    from tensorflow_datasets.core import registered
-    from tensorflow_datasets.image_classification import cifar
-
-    # tfds' class gives name, version and features. Its generators, replaced here, need TensorFlow.
-    with registered.skip_registration():
-
-        class Cifar10(cifar.Cifar10):
-            __module__ = cifar.__name__
-
-            def _split_generators(self, dl_manager: object) -> dict[str, Any]:
-                self.info.features["label"].names = list(data.class_names)
-                return {split.name: self._generate_examples(split) for split in (data.train, data.test)}
-
-            def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
-                for index, image_id in enumerate(split.ids):
-                    png = io.BytesIO()
-                    Image.fromarray(split.images[index]).save(png, "PNG")
-                    png.seek(0)
-                    update(1)
-                    yield index, {"id": image_id, "image": png, "label": int(split.labels[index])}
-
-    return Cifar10

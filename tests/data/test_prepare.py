@@ -74,7 +74,7 @@ def test_failure_leaves_nothing_half_made(forms, tmp_path, monkeypatch):
     (forms.binary / "data_batch_5.bin").write_bytes(b"bad")
     with pytest.raises(UserError, match=r"data_batch_5\.bin"):
         data.prepare(forms.binary, tmp_path / "to")
-    monkeypatch.setattr(tfds_folder, "_builder_class", lambda *a: 1 / 0)
+    monkeypatch.setattr(tfds_folder, "progress", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         data.prepare(forms.python, tmp_path / "to")
     assert [p.name for p in (tmp_path / "to").rglob("*")] == [".cifar10.lock"]
