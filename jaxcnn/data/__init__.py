@@ -30,7 +30,7 @@ def load(name: str, data_dir: Place | None = None) -> Dataset:
         raise UserError(f"no data set {name!r}", "--dataset", "there are cifar10 and digits")
     with os_errors("{}", CHECK_DISK):
         source = (_find_in(default_dir()) or prepare(None)) if data_dir is None else find(data_dir)
-        return storage.cached(source, lambda: _read(source, storage.user_cache()))
+        return storage.cached(source, lambda: _read(_origin(source), storage.user_cache()))
 
 
 def prepare(
@@ -43,7 +43,7 @@ def prepare(
     Raise UserError for the same reasons as `load`.
     """
     with os_errors("{}", CHECK_DISK):
-        origin = None if source is None else find(source)
+        origin = _origin(None if source is None else find(source), mirror)
         folder = default_dir() if data_dir is None else Path(data_dir).expanduser()
         version = folder / "cifar10" / tfds_folder.VERSION
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def prepare(
                 return version
             # 150 MB of shards, 184 of decoded images, 170 of an archive if it is downloaded
             storage.require_space(folder, megabytes=600)
-            data = _read(origin, folder / "downloads", allow_modified, mirror)
+            data = _read(origin, folder / "downloads", allow_modified)
             tfds_folder.write(data, version)
             storage.cached(version, lambda: data)
     return version
@@ -86,21 +86,27 @@ def _find_in(folder: Path) -> Path | None:
     return next((folder / name for name in official.ARCHIVES if (folder / name).is_file()), None)
 
 
-def _read(
-    source: Path | str | None, downloads: Path, allow_modified: bool = False, mirror: str | None = None
-) -> Dataset:
-    """Return the data set in a file or a folder, at an address or, for None, at the first of several that gives it."""
+def _origin(source: Path | str | None, mirror: str | None = None) -> Path | list[str]:
+    """Return a path as it is, and for an address or None the addresses to try."""
     if isinstance(source, Path):
-        if source.is_file():
-            return official.read_archive(source, allow_modified)
-        return tfds_folder.read(source) if tfds_folder.find(source) == source else official.read_folder(source)
+        return source
     from jaxcnn.data import download  # here, since it imports requests
+
+    return download.expand(source) if source else download.default_addresses(mirror)
+
+
+def _read(origin: Path | list[str], downloads: Path, allow_modified: bool = False) -> Dataset:
+    """Return the data set in a file or a folder, or at the first of several addresses that gives it."""
+    if isinstance(origin, Path):
+        if origin.is_file():
+            return official.read_archive(origin, allow_modified)
+        return tfds_folder.read(origin) if tfds_folder.find(origin) == origin else official.read_folder(origin)
+    from jaxcnn.data import download
 
     downloads.mkdir(parents=True, exist_ok=True)
     with storage.lock(downloads / ".cifar10.lock"):
         storage.require_space(downloads, megabytes=200)
-        addresses = download.expand(source) if source else download.default_addresses(mirror)
-        archive = download.fetch(addresses, downloads, allow_modified)
+        archive = download.fetch(origin, downloads, allow_modified)
         data = official.read_archive(archive, allow_modified)
         archive.unlink()
     return data
