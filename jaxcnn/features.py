@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxcnn.errors import UserError
 from jaxcnn.layers import scale_pixels
-from jaxcnn.networks import Network, Variables
+from jaxcnn.networks import Network, Variables, initial_variables
 
 
 def _outputs(network: Network, variables: Variables, images: Array) -> OrderedDict[str, Any]:
@@ -50,11 +50,8 @@ def check_layers(layers: Iterable[str], known: Iterable[str]) -> None:
 
 def layer_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """List the layers in order of execution, `input` first, with the shape of each one's output for one image."""
-
-    def run(key: Array, images: Array) -> OrderedDict[str, Any]:
-        return _outputs(network, network.init(key, scale_pixels(images, network.param_dtype)), images)
-
-    outputs = jax.eval_shape(run, jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8))
+    variables = jax.eval_shape(partial(initial_variables, network), jax.random.key(0))
+    outputs = jax.eval_shape(partial(_outputs, network), variables, jnp.zeros((1, 32, 32, 3), jnp.uint8))
     return {name: output.shape[1:] for name, output in outputs.items()}
 
 
@@ -64,7 +61,7 @@ def feature_maps(
     """Compute the outputs of the named layers for a batch, with training's preprocessing and dropout off.
 
     network: any Linen module of images scaled to 0..1, its layers named by their paths (`block1/conv`).
-    images: uint8, 0 to 255.  layers: of `layer_shapes(network)`; of a layer called several times, the last output.
+    layers: of `layer_shapes(network)`; of a layer called several times, the last output is taken.
     Return float32 [n, h, w, c] or [n, c] for each name, in the order asked for; float64 if the parameters are.
     It is compiled once for each batch size and choice of layers, without the layers that those do not need.
     Raise UserError for a layer that there is not, TypeError for images that are not uint8.
@@ -78,11 +75,7 @@ def feature_maps(
 
 
 def batched(
-    network: Network,
-    variables: Variables,
-    images: Any,
-    layers: Sequence[str],
-    batch_size: int = 64,
+    network: Network, variables: Variables, images: Any, layers: Sequence[str], batch_size: int = 64
 ) -> Iterator[dict[str, Float[np.ndarray, "b ..."]]]:
     """Compute `feature_maps` of a whole data set, a batch at a time: memory grows with `batch_size`, not with n.
 

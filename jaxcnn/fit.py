@@ -28,16 +28,18 @@ from jaxcnn.weights import Weights, save_weights
 
 TICK_SECONDS = 0.5  # between two looks at the clock and the signals
 
+Say = Callable[[str], None]
 Metrics = dict[str, int | float]
 METRICS = {"epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"}  # what `curves` draws
+LINE = "epoch {epoch:2d}/{epochs}  train loss {train_loss:.4f}  test loss {test_loss:.4f}  " \
+       "test accuracy {test_accuracy:7.2%}  {seconds:6.1f} s  {images_per_second:.0f} images/s"  # fmt: skip
 
 
+@dataclass(eq=False)
 class Interrupted(Exception):
     """A signal asked to stop, and the state is saved."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
+    signum: int
 
 
 class Diverged(Exception):
@@ -88,12 +90,8 @@ class Trainer:
     test: Arrays
     seed: jax.Array
     batch_size: int
+    per_epoch: int
     train_steps: TrainSteps
-
-    @property
-    def per_epoch(self) -> int:
-        """Count the steps of an epoch."""
-        return train.steps_per_epoch(len(self.data.images), self.batch_size)
 
     def steps(self, state: TrainState, count: int) -> TrainState:
         """Take `count` steps and wait for them."""
@@ -113,21 +111,16 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh) -> Trainer:
     recipe = recipe_for(config, len(dataset.class_names), mesh.size)
     # Never more images a step than there are, but for what the devices need to divide a batch evenly.
     batch_size = min(config.batch_size, -(-len(data.images) // mesh.size) * mesh.size)
+    per_epoch = train.steps_per_epoch(len(data.images), batch_size)
     steps = train.make_train_steps(recipe, batch_size, sharding.divided(mesh))
     seed = sharding.replicate(np.uint32(config.seed), mesh)
-    return Trainer(config, recipe, mesh, data, test, seed, batch_size, steps)
+    return Trainer(config, recipe, mesh, data, test, seed, batch_size, per_epoch, steps)
 
 
 def fit(
-    config: Config,
-    dataset: Dataset,
-    out: Path,
-    mesh: Mesh,
-    *,
-    variables: Variables | None = None,
-    say: Callable[[str], None] = print,
-    checkpoint_seconds: float = 60.0,
-) -> list[Metrics]:
+    config: Config, dataset: Dataset, out: Path, mesh: Mesh, *,
+    variables: Variables | None = None, say: Say = print, checkpoint_seconds: float = 60.0,
+) -> list[Metrics]:  # fmt: skip
     """Train to the end, from the newest checkpoint in `out` if there is one; return the metrics of each epoch.
 
     variables: what a new run starts from; None draws them. Process 0's count, and it alone uses `out`.
@@ -136,7 +129,7 @@ def fit(
     """
     run = RunDirectory(out)
     trainer = make_trainer(config, dataset, mesh)
-    state, seconds = _first_state(trainer, run, variables, say)
+    state, seconds = _start(trainer, run, variables, say)
     say(f"{parameter_count(state.variables):,} parameters, {trainer.per_epoch:,} steps an epoch")
     history = _history_until(run, int(state.step), trainer.per_epoch) if sharding.is_first() else {}
     # An epoch without its line goes on. It has no steps left if the run ended between its checkpoint and evaluation.
@@ -156,28 +149,22 @@ def fit(
             history[number] = _evaluate(trainer, state, seconds, number)
             if sharding.is_first():
                 _write_epoch(run, trainer.recipe, state, history, dataset)
-            say(_epoch_line(history[number], config.epochs))
+            say(LINE.format(epochs=config.epochs, **history[number]))
             seconds = 0.0
     return list(history.values())
 
 
-def _first_state(
-    trainer: Trainer, run: RunDirectory, variables: Variables | None, say: Callable[[str], None]
-) -> tuple[TrainState, float]:
+def _start(trainer: Trainer, run: RunDirectory, variables: Variables | None, say: Say) -> tuple[TrainState, float]:
     """Restore the newest checkpoint, or make and save a new state; return it and the seconds its epoch has taken.
 
     It is process 0's state in every process: no other needs to see the run directory.
     """
-    if variables is None:
-        state = train.create_state(trainer.recipe, trainer.config.seed)
-    else:
-        state = train.with_variables(trainer.recipe, variables)
-    metadata = {"seconds": "0"}
-    if sharding.is_first():
-        if checkpoints.saved(run.checkpoints):
-            state, metadata = checkpoints.restore_newest(run.checkpoints, state, say)
-        else:
-            checkpoints.save(run.checkpoints, state, metadata)
+    recipe, seed, metadata = trainer.recipe, trainer.config.seed, {"seconds": "0"}
+    state = train.with_variables(recipe, variables) if variables else train.create_state(recipe, seed)
+    if sharding.is_first() and checkpoints.saved(run.checkpoints):
+        state, metadata = checkpoints.restore_newest(run.checkpoints, state, say)
+    elif sharding.is_first():
+        checkpoints.save(run.checkpoints, state, metadata)
     return sharding.replicate(sharding.from_first(state), trainer.mesh), float(metadata["seconds"])
 
 
@@ -232,10 +219,8 @@ def _save_checkpoint(run: RunDirectory, state: TrainState, seconds: float) -> No
 
 def _evaluate(trainer: Trainer, state: TrainState, seconds: float, number: int) -> Metrics:
     """Classify all test images and return the metrics of epoch `number`."""
-    images = len(trainer.data.images)
-    logits = train.predict_logits(
-        trainer.recipe.network, state.variables, trainer.test.images, sharding=sharding.divided(trainer.mesh)
-    )
+    network, batches, images = trainer.recipe.network, sharding.divided(trainer.mesh), len(trainer.data.images)
+    logits = train.predict_logits(network, state.variables, trainer.test.images, sharding=batches)
     test_loss, test_accuracy = train.metrics(logits, trainer.test.labels)
     return {
         "epoch": number,
@@ -259,11 +244,3 @@ def _write_epoch(
     if max(history, key=lambda number: history[number]["test_accuracy"]) == max(history):
         checkpoints.mark_best(checkpoints.saved(run.checkpoints)[0])
     figures.save(figures.curves(list(history.values()), dataset.name), run.curves)
-
-
-def _epoch_line(line: Metrics, epochs: int) -> str:
-    return (
-        f"epoch {line['epoch']:2d}/{epochs}  train loss {line['train_loss']:.4f}  "
-        f"test loss {line['test_loss']:.4f}  test accuracy {line['test_accuracy']:7.2%}  "
-        f"{line['seconds']:6.1f} s  {line['images_per_second']:.0f} images/s"
-    )
