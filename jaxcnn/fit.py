@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -47,8 +47,8 @@ class Diverged(Exception):
 
 
 @contextmanager
-def stop_asked() -> Iterator[Callable[[], int | None]]:
-    """Yield a function that says which of SIGINT and SIGTERM has arrived; a second SIGINT stops at once."""
+def stop_asked() -> Iterator[list[int]]:
+    """Yield a list that receives SIGINT and SIGTERM as they arrive; a second SIGINT stops at once."""
     arrived: list[int] = []
 
     def note(signum: int, _: FrameType | None) -> None:
@@ -58,12 +58,10 @@ def stop_asked() -> Iterator[Callable[[], int | None]]:
         os.write(sys.stderr.fileno(), b"\nstopping after this step, and saving; Ctrl-C again stops at once\n")
 
     main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set a handler
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM) if main}
-    try:
-        yield lambda: arrived[0] if arrived else None
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    with ExitStack() as handlers:
+        for signum in (signal.SIGINT, signal.SIGTERM) if main else ():
+            handlers.callback(signal.signal, signum, signal.signal(signum, note))
+        yield arrived
 
 
 @contextmanager
@@ -84,6 +82,7 @@ class Trainer:
     """What stays the same from step to step: the recipe, the data on the devices, the compiled program."""
 
     config: Config
+    dataset: Dataset
     recipe: Recipe
     mesh: Mesh
     data: Arrays
@@ -99,7 +98,7 @@ class Trainer:
 
     def images_done(self, number: int, step: int) -> int:
         """Count the images of epoch `number`, from 1, after `step` steps in all."""
-        return min((step - (number - 1) * self.per_epoch) * self.batch_size, len(self.data.images))
+        return min((step - (number - 1) * self.per_epoch) * self.batch_size, len(self.dataset.train))
 
 
 def make_trainer(config: Config, dataset: Dataset, mesh: Mesh) -> Trainer:
@@ -114,7 +113,7 @@ def make_trainer(config: Config, dataset: Dataset, mesh: Mesh) -> Trainer:
     per_epoch = train.steps_per_epoch(len(data.images), batch_size)
     steps = train.make_train_steps(recipe, batch_size, sharding.divided(mesh))
     seed = sharding.replicate(np.uint32(config.seed), mesh)
-    return Trainer(config, recipe, mesh, data, test, seed, batch_size, per_epoch, steps)
+    return Trainer(config, dataset, recipe, mesh, data, test, seed, batch_size, per_epoch, steps)
 
 
 def fit(
@@ -148,7 +147,7 @@ def fit(
             state, seconds = _train_epoch(trainer, run, state, seconds, number, asked, checkpoint_seconds)
             history[number] = _evaluate(trainer, state, seconds, number)
             if sharding.is_first():
-                _write_epoch(run, trainer.recipe, state, history, dataset)
+                _write_epoch(run, trainer, state, history)
             say(LINE.format(epochs=config.epochs, **history[number]))
             seconds = 0.0
     return list(history.values())
@@ -179,14 +178,13 @@ def _history_until(run: RunDirectory, step: int, per_epoch: int) -> dict[int, Me
 
 def _train_epoch(
     trainer: Trainer, run: RunDirectory, state: TrainState, seconds: float, number: int,
-    asked: Callable[[], int | None], checkpoint_seconds: float,
+    asked: list[int], checkpoint_seconds: float,
 ) -> tuple[TrainState, float]:  # fmt: skip
     """Train to the end of epoch `number`, saving on the way; return the state and the seconds that the epoch took."""
     end = number * trainer.per_epoch
     step, count, saved = int(state.step), 1, time.monotonic()
-    title, images = f"epoch {number:2d}/{trainer.config.epochs}", len(trainer.data.images)
-    before = trainer.images_done(number, step)
-    with progress(title, images, "images", before) as update:
+    title, before = f"epoch {number:2d}/{trainer.config.epochs}", trainer.images_done(number, step)
+    with progress(title, len(trainer.dataset.train), "images", before) as update:
         while step < end:
             start = time.monotonic()
             state = trainer.steps(state, min(count, end - step))
@@ -200,26 +198,21 @@ def _train_epoch(
             before = done
             count = max(1, min(4 * count, round(count * TICK_SECONDS / elapsed)))
             due = step == end or time.monotonic() - saved > checkpoint_seconds
-            signum, count, save = sharding.agreed(asked(), count, due)
+            signum, count, save = sharding.agreed(asked[0] if asked else None, count, due)
             if signum or save:
-                _save_checkpoint(run, state, seconds)
+                if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)):
+                    raise Diverged(f"the parameters after step {step} are not finite")  # nor would be any later loss
+                if sharding.is_first():
+                    checkpoints.save(run.checkpoints, state, {"seconds": repr(seconds)})
                 saved = time.monotonic()
             if signum:
                 raise Interrupted(signum)
     return state, seconds
 
 
-def _save_checkpoint(run: RunDirectory, state: TrainState, seconds: float) -> None:
-    """Save a state, unless an update made it infinite: then no loss would be finite again."""
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)):
-        raise Diverged(f"the parameters after step {int(state.step)} are not finite")
-    if sharding.is_first():
-        checkpoints.save(run.checkpoints, state, {"seconds": repr(seconds)})
-
-
 def _evaluate(trainer: Trainer, state: TrainState, seconds: float, number: int) -> Metrics:
     """Classify all test images and return the metrics of epoch `number`."""
-    network, batches, images = trainer.recipe.network, sharding.divided(trainer.mesh), len(trainer.data.images)
+    network, batches, images = trainer.recipe.network, sharding.divided(trainer.mesh), len(trainer.dataset.train)
     logits = train.predict_logits(network, state.variables, trainer.test.images, sharding=batches)
     test_loss, test_accuracy = train.metrics(logits, trainer.test.labels)
     return {
@@ -235,11 +228,10 @@ def _evaluate(trainer: Trainer, state: TrainState, seconds: float, number: int) 
     }
 
 
-def _write_epoch(
-    run: RunDirectory, recipe: Recipe, state: TrainState, history: dict[int, Metrics], dataset: Dataset
-) -> None:
+def _write_epoch(run: RunDirectory, trainer: Trainer, state: TrainState, history: dict[int, Metrics]) -> None:
     """Write weights, metrics and curves, and mark the best checkpoint."""
-    save_weights(run.weights, Weights(recipe.network, state.variables, dataset.class_names, dataset.name))
+    network, dataset = trainer.recipe.network, trainer.dataset
+    save_weights(run.weights, Weights(network, state.variables, dataset.class_names, dataset.name))
     files.write_json_lines(run.metrics, history.values())
     if max(history, key=lambda number: history[number]["test_accuracy"]) == max(history):
         checkpoints.mark_best(checkpoints.saved(run.checkpoints)[0])

@@ -51,13 +51,13 @@ def main() -> int:
     start = time.monotonic()
     source = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None)
     dataset = data.load(*source)
-    network = CNN()
     if arguments.weights:
         platform.start("cpu")  # the parts take what there is
         weights = parity.load_weights(arguments.weights)
         check_classes(weights, dataset.class_names, arguments.weights)
         network, state_dict = weights.network, table_of(weights.network).to_torch(weights.variables)
     else:
+        network = CNN()
         state_dict = torch_draws(network, 1)[0]
     print("comparing, in float64, in float32, and with mistakes made on purpose ...", file=sys.stderr)
     found = run_parts(network, state_dict, source, arguments.steps)
