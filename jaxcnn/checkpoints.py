@@ -1,7 +1,4 @@
-"""Training states on disk: one checked safetensors file a checkpoint, the newest two and the best kept.
-
-Not orbax: its checkpoints need absolute paths (orbax#646) and the devices that wrote them.
-"""
+"""Training states on disk: one checked safetensors file a checkpoint, the newest two and the best kept."""
 
 import shutil
 from collections.abc import Callable
@@ -13,7 +10,7 @@ from jaxcnn import files
 from jaxcnn.errors import UserError
 from jaxcnn.train import TrainState
 
-FORMAT = "jaxcnn-checkpoint/1"
+FORMAT = "jaxcnn-checkpoint/1"  # not orbax: it needs absolute paths (orbax#646) and the devices that wrote a checkpoint
 
 
 def save(directory: Path, state: TrainState, metadata: dict[str, str]) -> None:

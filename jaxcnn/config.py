@@ -13,10 +13,7 @@ from jaxcnn.errors import UserError
 
 @dataclass(frozen=True)
 class Config:
-    """A training run. The defaults are the tutorial's.
-
-    A newer field says since which version; a run of an older one has its default.
-    """
+    """A training run. The defaults are the tutorial's."""
 
     dataset: Literal["cifar10", "digits"] = "cifar10"
     data_dir: str | None = None  # None: tensorflow-datasets' own folder
@@ -29,6 +26,7 @@ class Config:
     channels: int = 32  # the widths of the network: of its convolutions
     hidden: int = 512  # and of its hidden dense layer
     init: str | None = None  # the weights that it started from; None: drawn from PyTorch's initial distribution
+    # A field that was added later says since when; an older run, which lacks it, has its default.
     recipe: Literal["tutorial"] = field(default="tutorial", metadata={"since": "0.2"})  # the network, and its training
 
 
@@ -42,10 +40,7 @@ def to_json(config: Config) -> str:
 
 
 def read_config(path: Path) -> Config:
-    """Read the configuration of a run of this or any earlier version.
-
-    Raise UserError naming the first field that is unknown or of the wrong kind.
-    """
+    """Read a run's configuration, of this or an earlier version; raise UserError naming a field that is not right."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as problem:

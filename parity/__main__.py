@@ -68,13 +68,8 @@ def main() -> int:
     print("\n".join(report.table(checks, faults)))
     if arguments.json:
         versions = {name: version(name) for name in ("jax", "flax", "optax", "torch", "numpy")}
-        result = {
-            "passed": not failures,
-            **found,
-            "checks": [report.plain(check) for check in checks],
-            "drift": report.drift(checks),
-            "versions": {"python": python_version(), **versions},
-        }
+        result = {"passed": not failures, **found, "checks": [report.plain(check) for check in checks]}
+        result |= {"drift": report.drift(checks), "versions": {"python": python_version(), **versions}}
         files.write_text(arguments.json, json.dumps(result, indent=1) + "\n")
     if arguments.figure:
         figures.save(report.figure(checks), arguments.figure)

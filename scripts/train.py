@@ -114,11 +114,10 @@ def train(arguments: dict[str, Any]) -> int:
         todo = "the state before it is the newest checkpoint, try a lower --learning-rate"
         print(f"error: {problem}: {run.path}; {todo}", file=sys.stderr)
         return 1
-    if not sharding.is_first():
-        return 0
-    print(f"trained {len(history)} epochs: test accuracy {history[-1]['test_accuracy']:.2%}")
-    for what, path in {"run": run.path, "curves": run.curves, "weights": run.weights}.items():
-        print(f"{what:8} {path}")
+    if sharding.is_first():
+        print(f"trained {len(history)} epochs: test accuracy {history[-1]['test_accuracy']:.2%}")
+        for what, path in {"run": run.path, "curves": run.curves, "weights": run.weights}.items():
+            print(f"{what:8} {path}")
     return 0
 
 
