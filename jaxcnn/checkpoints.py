@@ -1,7 +1,4 @@
-"""Training states on disk: one checked safetensors file a checkpoint, the newest two and the best kept.
-
-Not orbax: its checkpoints need absolute paths (orbax#646) and the devices that wrote them.
-"""
+"""Training states on disk: one checked safetensors file a checkpoint, the newest two and the best kept."""
 
 import shutil
 from collections.abc import Callable
@@ -13,16 +10,15 @@ from jaxcnn import files
 from jaxcnn.errors import UserError
 from jaxcnn.train import TrainState
 
-FORMAT = "jaxcnn-checkpoint/1"
+FORMAT = "jaxcnn-checkpoint/1"  # not orbax: it needs absolute paths (orbax#646) and the devices that wrote a checkpoint
 
 
-def save(directory: Path, state: TrainState, metadata: dict[str, str]) -> Path:
-    """Write the state as `step_<step>.safetensors`, drop all but the newest two, and return its path."""
+def save(directory: Path, state: TrainState, metadata: dict[str, str]) -> None:
+    """Write the state as `step_<step>.safetensors`, and drop all but the newest two."""
     path = directory / f"step_{int(state.step):09d}.safetensors"
     files.save_arrays(path, files.flat_names(state), {**metadata, "format": FORMAT})
     for old in saved(directory)[2:]:
         old.unlink(missing_ok=True)
-    return path
 
 
 def mark_best(path: Path) -> None:
@@ -43,14 +39,14 @@ def restore(path: Path, like: TrainState) -> tuple[TrainState, dict[str, str]]:
         raise UserError(f"a checkpoint of format {metadata.get('format')!r}, not {FORMAT}", path, "train another run")
     expected = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in files.flat_names(like).items()}
     for name, kind in expected.items():
-        saved_kind = f"{arrays[name].dtype}{list(arrays[name].shape)}" if name in arrays else "nothing"
-        if saved_kind != kind:
-            raise UserError(f"{name} should be {kind}, is {saved_kind}", path, "resume with the same network")
+        found = f"{arrays[name].dtype}{list(arrays[name].shape)}" if name in arrays else "nothing"
+        if found != kind:
+            raise UserError(f"{name} should be {kind}, is {found}", path, "resume with the same network")
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in expected]), metadata
 
 
 def restore_newest(directory: Path, like: TrainState, warn: Callable[[str], None]) -> tuple[TrainState, dict[str, str]]:
-    """Read the newest checkpoint that can be read; `warn` of each damaged one, raise UserError if none is left."""
+    """Read the newest checkpoint that can be read. Warn of each damaged one; raise UserError if none is left."""
     for path in saved(directory):
         try:
             return restore(path, like)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -11,31 +13,21 @@ from jaxcnn.errors import UserError
 
 @dataclass(frozen=True)
 class Config:
-    """A training run. The defaults are the tutorial's.
-
-    A field that was added later says since when; an older run, which lacks it, has its default.
-
-    recipe: which network, and how it is trained.
-    dataset, data_dir: what is trained on, and where it lies (None: tensorflow-datasets' own folder).
-    epochs, batch_size, learning_rate, momentum: of stochastic gradient descent.
-    seed: of the initial weights, the shuffles and the dropout masks; 0 to 2**32 - 1.
-    precision: of the computation; parameters and their updates are float32 always.
-    channels, hidden: the network's widths.
-    init: the weights that it started from, None for a draw from PyTorch's initial distribution.
-    """
+    """A training run. The defaults are the tutorial's."""
 
     dataset: Literal["cifar10", "digits"] = "cifar10"
-    data_dir: str | None = None
+    data_dir: str | None = None  # None: tensorflow-datasets' own folder
     epochs: int = 20
     batch_size: int = 32
     learning_rate: float = 0.001
     momentum: float = 0.9
-    seed: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    channels: int = 32
-    hidden: int = 512
-    init: str | None = None
-    recipe: Literal["tutorial"] = field(default="tutorial", metadata={"since": "0.2"})
+    seed: int = 0  # of the initial weights, the shuffles and the dropout masks; 0 to 2**32 - 1
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters and updates are float32
+    channels: int = 32  # the widths of the network: of its convolutions
+    hidden: int = 512  # and of its hidden dense layer
+    init: str | None = None  # the weights that it started from; None: drawn from PyTorch's initial distribution
+    # A field that was added later says since when; an older run, which lacks it, has its default.
+    recipe: Literal["tutorial"] = field(default="tutorial", metadata={"since": "0.2"})  # the network, and its training
 
 
 # The digits are 35 times fewer than CIFAR-10's images: the tutorial's learning rate would want hundreds of epochs.
@@ -48,10 +40,7 @@ def to_json(config: Config) -> str:
 
 
 def read_config(path: Path) -> Config:
-    """Read the configuration of a run of this or any earlier version.
-
-    Raise UserError naming the first field that is unknown or of the wrong kind.
-    """
+    """Read a run's configuration, of this or an earlier version; raise UserError naming a field that is not right."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
@@ -79,11 +68,14 @@ def _is_a(value: Any, kind: Any) -> bool:
     return value in get_args(kind) if get_origin(kind) is Literal else isinstance(value, kind)
 
 
-def resumed(config: Config, given: dict[str, Any]) -> Config:
-    """Change what may change when a run is resumed; raise UserError naming what may not."""
+def changed(config: Config, given: dict[str, Any], free: Collection[str], whose: str, todo: str) -> Config:
+    """Change the fields that are given. Raise UserError if one of them is not free to differ from the configuration."""
     for name, value in given.items():
-        before = getattr(config, name)
-        if name not in ("epochs", "learning_rate", "data_dir") and value != before:
+        if name not in free and value != getattr(config, name):
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"the run has {name} {before}, not {value}", flag, "leave it out, or train another run")
+            raise UserError(f"{whose} has {name} {getattr(config, name)}, not {value}", flag, todo)
     return dataclasses.replace(config, **given)
+
+
+RESUMABLE = ("epochs", "learning_rate", "data_dir")
+resumed = partial(changed, free=RESUMABLE, whose="the run", todo="leave it out, or train another run")

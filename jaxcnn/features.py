@@ -1,12 +1,11 @@
 """Feature maps: the output of any layer by its name, without a change to the network.
 
 feature_maps(network, variables, images[:8], ["conv1", "fc3"])  # {"conv1": float32 [8, 32, 32, 32], "fc3": [8, 512]}
-map_figures.feature_maps(as_maps(np.asarray(maps["conv1"])[0]), "conv1", figures.Subject(...))
 """
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxcnn.errors import UserError
 from jaxcnn.layers import scale_pixels
-from jaxcnn.networks import Network, Variables
+from jaxcnn.networks import Network, Variables, initial_variables
 
 
 def _outputs(network: Network, variables: Variables, images: Array) -> OrderedDict[str, Any]:
@@ -38,9 +37,8 @@ def _selected(network: Network, variables: Variables, images: Array, layers: tup
     return [outputs[name] for name in layers]
 
 
-def check_layers(layers: Iterable[str], known: Iterable[str]) -> None:
+def check_layers(layers: Iterable[str], known: Collection[str]) -> None:
     """Raise UserError naming the first of `layers` that is not known, and the nearest that is."""
-    known = list(known)
     for name in layers:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
@@ -50,23 +48,18 @@ def check_layers(layers: Iterable[str], known: Iterable[str]) -> None:
 
 def layer_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """List the layers in order of execution, `input` first, with the shape of each one's output for one image."""
-
-    def run(key: Array, images: Array) -> OrderedDict[str, Any]:
-        return _outputs(network, network.init(key, scale_pixels(images, network.param_dtype)), images)
-
-    outputs = jax.eval_shape(run, jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8))
+    variables = jax.eval_shape(partial(initial_variables, network), jax.random.key(0))
+    outputs = jax.eval_shape(partial(_outputs, network), variables, jnp.zeros((1, 32, 32, 3), jnp.uint8))
     return {name: output.shape[1:] for name, output in outputs.items()}
 
 
 def feature_maps(
     network: Network, variables: Variables, images: UInt8[Any, "n h w c"], layers: Sequence[str]
 ) -> dict[str, Float[Array, "n ..."]]:
-    """Compute the outputs of the named layers for a batch, with training's preprocessing and dropout off.
+    """Compute the outputs of layers for a batch, dropout off, compiled without the layers that those do not need.
 
-    network: any Linen module of images scaled to 0..1, its layers named by their paths (`block1/conv`).
-    images: uint8, 0 to 255.  layers: of `layer_shapes(network)`; of a layer called several times, the last output.
-    Return float32 [n, h, w, c] or [n, c] for each name, in the order asked for; float64 if the parameters are.
-    It is compiled once for each batch size and choice of layers, without the layers that those do not need.
+    network: any Linen module of images scaled to 0..1.  layers: paths, such as `block1/conv`, of `layer_shapes`.
+    Return float32 (float64 if the parameters are) in the order of `layers`; the last output of one called repeatedly.
     Raise UserError for a layer that there is not, TypeError for images that are not uint8.
     """
     if images.dtype != np.uint8 or images.ndim != 4:
@@ -78,16 +71,9 @@ def feature_maps(
 
 
 def batched(
-    network: Network,
-    variables: Variables,
-    images: Any,
-    layers: Sequence[str],
-    batch_size: int = 64,
+    network: Network, variables: Variables, images: Any, layers: Sequence[str], batch_size: int = 64
 ) -> Iterator[dict[str, Float[np.ndarray, "b ..."]]]:
-    """Compute `feature_maps` of a whole data set, a batch at a time: memory grows with `batch_size`, not with n.
-
-    images: uint8 [n, h, w, c], memory-mapped if need be. One program serves all batches, the last of which is smaller.
-    """
+    """Compute `feature_maps` of a data set, memory-mapped if need be: one program for all batches, the last smaller."""
     batch_size = min(batch_size, max(len(images), 1))
     for start in range(0, len(images), batch_size):
         batch = np.asarray(images[start : start + batch_size])

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,23 +21,26 @@ from jaxcnn.data import Dataset
 from jaxcnn.errors import UserError
 from jaxcnn.networks import Variables, parameter_count
 from jaxcnn.progress import progress
-from jaxcnn.recipe import Recipe, recipe_for
+from jaxcnn.recipe import recipe_for
 from jaxcnn.run_directory import RunDirectory
-from jaxcnn.train import Arrays, TrainState, TrainSteps
+from jaxcnn.train import Arrays, TrainState
 from jaxcnn.weights import Weights, save_weights
 
 TICK_SECONDS = 0.5  # between two looks at the clock and the signals
 
+Say = Callable[[str], None]
 Metrics = dict[str, int | float]
+History = dict[int, Metrics]  # by epoch
 METRICS = {"epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"}  # what `curves` draws
+LINE = "epoch {epoch:2d}/{epochs}  train loss {train_loss:.4f}  test loss {test_loss:.4f}  " \
+       "test accuracy {test_accuracy:7.2%}  {seconds:6.1f} s  {images_per_second:.0f} images/s"  # fmt: skip
 
 
+@dataclass(eq=False)
 class Interrupted(Exception):
     """A signal asked to stop, and the state is saved."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
+    signum: int
 
 
 class Diverged(Exception):
@@ -45,8 +48,8 @@ class Diverged(Exception):
 
 
 @contextmanager
-def stop_asked() -> Iterator[Callable[[], int | None]]:
-    """Yield a function that says which of SIGINT and SIGTERM has arrived; a second SIGINT stops at once."""
+def stop_asked() -> Iterator[list[int]]:
+    """Yield a list that receives SIGINT and SIGTERM as they arrive; a second SIGINT stops at once."""
     arrived: list[int] = []
 
     def note(signum: int, _: FrameType | None) -> None:
@@ -56,12 +59,10 @@ def stop_asked() -> Iterator[Callable[[], int | None]]:
         os.write(sys.stderr.fileno(), b"\nstopping after this step, and saving; Ctrl-C again stops at once\n")
 
     main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set a handler
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM) if main}
-    try:
-        yield lambda: arrived[0] if arrived else None
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    with ExitStack() as handlers:
+        for signum in (signal.SIGINT, signal.SIGTERM) if main else ():
+            handlers.callback(signal.signal, signum, signal.signal(signum, note))
+        yield arrived
 
 
 @contextmanager
@@ -71,29 +72,28 @@ def memory_running_out(batch_size: int) -> Iterator[None]:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as problem:
         if jax.process_count() > 1 and "RESOURCE_EXHAUSTED" not in str(problem):
-            raise  # most likely another process ended: `sharding.joined` says so
+            raise  # most likely another process ended: `processes.joined` says so
         why = str(problem).partition("\n")[0] or "no memory left"
         todo = "if memory ran out, train another run with a smaller --batch-size"
         raise UserError(f"the device failed ({why:.200})", f"a step of {batch_size} images", todo) from problem
 
 
-@dataclass(frozen=True)
 class Trainer:
     """What stays the same from step to step: the recipe, the data on the devices, the compiled program."""
 
-    config: Config
-    recipe: Recipe
-    mesh: Mesh
-    data: Arrays
-    test: Arrays
-    seed: jax.Array
-    batch_size: int
-    train_steps: TrainSteps
-
-    @property
-    def per_epoch(self) -> int:
-        """Count the steps of an epoch."""
-        return train.steps_per_epoch(len(self.data.images), self.batch_size)
+    def __init__(self, config: Config, dataset: Dataset, mesh: Mesh) -> None:
+        """Put the data on the devices; UserError if another process has other data."""
+        self.config, self.dataset, self.mesh, self.batches = config, dataset, mesh, sharding.divided(mesh)
+        splits = {"training": dataset.train, "test": dataset.test}
+        parts = {f"{name} {part}": getattr(split, part) for name, split in splits.items() for part in Arrays._fields}
+        sharding.check_same(mesh, **parts)
+        self.data, self.test = (Arrays(*sharding.replicate((s.images, s.labels), mesh)) for s in splits.values())
+        self.recipe = recipe_for(config, len(dataset.class_names), mesh.size)
+        # Never more images a step than there are, but for what the devices need to divide a batch evenly.
+        self.batch_size = min(config.batch_size, -(-len(dataset.train) // mesh.size) * mesh.size)
+        self.per_epoch = train.steps_per_epoch(len(dataset.train), self.batch_size)
+        self.seed = sharding.replicate(np.uint32(config.seed), mesh)
+        self.train_steps = train.make_train_steps(self.recipe, self.batch_size, self.batches)
 
     def steps(self, state: TrainState, count: int) -> TrainState:
         """Take `count` steps and wait for them."""
@@ -101,33 +101,13 @@ class Trainer:
 
     def images_done(self, number: int, step: int) -> int:
         """Count the images of epoch `number`, from 1, after `step` steps in all."""
-        return min((step - (number - 1) * self.per_epoch) * self.batch_size, len(self.data.images))
-
-
-def make_trainer(config: Config, dataset: Dataset, mesh: Mesh) -> Trainer:
-    """Put the data on the devices; UserError if another process has other data."""
-    splits = {"training": dataset.train, "test": dataset.test}
-    parts = {f"{name} {part}": getattr(split, part) for name, split in splits.items() for part in Arrays._fields}
-    sharding.check_same(mesh, **parts)
-    data, test = (Arrays(*sharding.replicate((s.images, s.labels), mesh)) for s in splits.values())
-    recipe = recipe_for(config, len(dataset.class_names), mesh.size)
-    # Never more images a step than there are, but for what the devices need to divide a batch evenly.
-    batch_size = min(config.batch_size, -(-len(data.images) // mesh.size) * mesh.size)
-    steps = train.make_train_steps(recipe, batch_size, sharding.divided(mesh))
-    seed = sharding.replicate(np.uint32(config.seed), mesh)
-    return Trainer(config, recipe, mesh, data, test, seed, batch_size, steps)
+        return min((step - (number - 1) * self.per_epoch) * self.batch_size, len(self.dataset.train))
 
 
 def fit(
-    config: Config,
-    dataset: Dataset,
-    out: Path,
-    mesh: Mesh,
-    *,
-    variables: Variables | None = None,
-    say: Callable[[str], None] = print,
-    checkpoint_seconds: float = 60.0,
-) -> list[Metrics]:
+    config: Config, dataset: Dataset, out: Path, mesh: Mesh, *,
+    variables: Variables | None = None, say: Say = print, checkpoint_seconds: float = 60.0,
+) -> list[Metrics]:  # fmt: skip
     """Train to the end, from the newest checkpoint in `out` if there is one; return the metrics of each epoch.
 
     variables: what a new run starts from; None draws them. Process 0's count, and it alone uses `out`.
@@ -135,10 +115,9 @@ def fit(
     Raise Interrupted after a signal, the state being saved; Diverged if the loss is not finite; else UserError.
     """
     run = RunDirectory(out)
-    trainer = make_trainer(config, dataset, mesh)
-    state, seconds = _first_state(trainer, run, variables, say)
+    trainer = Trainer(config, dataset, mesh)
+    state, seconds, history = _start(trainer, run, variables, say)
     say(f"{parameter_count(state.variables):,} parameters, {trainer.per_epoch:,} steps an epoch")
-    history = _history_until(run, int(state.step), trainer.per_epoch) if sharding.is_first() else {}
     # An epoch without its line goes on. It has no steps left if the run ended between its checkpoint and evaluation.
     epoch = max(1, -(-int(state.step) // trainer.per_epoch))
     _, is_written = sharding.agreed(None, epoch in history)
@@ -153,53 +132,39 @@ def fit(
         say(f"compiled in {time.monotonic() - start:.1f} s")
         for number in range(epoch, config.epochs + 1):
             state, seconds = _train_epoch(trainer, run, state, seconds, number, asked, checkpoint_seconds)
-            history[number] = _evaluate(trainer, state, seconds, number)
-            if sharding.is_first():
-                _write_epoch(run, trainer.recipe, state, history, dataset)
-            say(_epoch_line(history[number], config.epochs))
+            _end_epoch(trainer, run, state, seconds, history)
+            say(LINE.format(epochs=config.epochs, **history[number]))
             seconds = 0.0
     return list(history.values())
 
 
-def _first_state(
-    trainer: Trainer, run: RunDirectory, variables: Variables | None, say: Callable[[str], None]
-) -> tuple[TrainState, float]:
-    """Restore the newest checkpoint, or make and save a new state; return it and the seconds its epoch has taken.
-
-    It is process 0's state in every process: no other needs to see the run directory.
-    """
-    if variables is None:
-        state = train.create_state(trainer.recipe, trainer.config.seed)
-    else:
-        state = train.with_variables(trainer.recipe, variables)
-    metadata = {"seconds": "0"}
-    if sharding.is_first():
+def _start(
+    trainer: Trainer, run: RunDirectory, variables: Variables | None, say: Say
+) -> tuple[TrainState, float, History]:
+    """Restore or make the first state; return it, the seconds that its epoch has taken, and the metrics until then."""
+    recipe, seed, metadata, history = trainer.recipe, trainer.config.seed, {"seconds": "0"}, History()
+    state = train.with_variables(recipe, variables) if variables else train.create_state(recipe, seed)
+    if sharding.is_first():  # no other process needs to see the run directory
         if checkpoints.saved(run.checkpoints):
             state, metadata = checkpoints.restore_newest(run.checkpoints, state, say)
         else:
             checkpoints.save(run.checkpoints, state, metadata)
-    return sharding.replicate(sharding.from_first(state), trainer.mesh), float(metadata["seconds"])
-
-
-def _history_until(run: RunDirectory, step: int, per_epoch: int) -> dict[int, Metrics]:
-    """Read the whole lines of metrics up to `step`, by epoch, and drop all else from the file."""
-    lines = [line for line in files.read_json_lines(run.metrics) if line.keys() >= METRICS]
-    before = [line for line in lines if line["step"] == line["epoch"] * per_epoch <= step]
-    history = {int(line["epoch"]): line for line in sorted(before, key=lambda line: line["epoch"])}
-    files.write_json_lines(run.metrics, history.values())
-    return history
+        lines = [line for line in files.read_json_lines(run.metrics) if line.keys() >= METRICS]
+        before = [line for line in lines if line["step"] == line["epoch"] * trainer.per_epoch <= int(state.step)]
+        history = {int(line["epoch"]): line for line in sorted(before, key=lambda line: line["epoch"])}
+        files.write_json_lines(run.metrics, history.values())  # which drops all other lines
+    return sharding.replicate(sharding.from_first(state), trainer.mesh), float(metadata["seconds"]), history
 
 
 def _train_epoch(
     trainer: Trainer, run: RunDirectory, state: TrainState, seconds: float, number: int,
-    asked: Callable[[], int | None], checkpoint_seconds: float,
+    asked: list[int], checkpoint_seconds: float,
 ) -> tuple[TrainState, float]:  # fmt: skip
     """Train to the end of epoch `number`, saving on the way; return the state and the seconds that the epoch took."""
     end = number * trainer.per_epoch
     step, count, saved = int(state.step), 1, time.monotonic()
-    title, images = f"epoch {number:2d}/{trainer.config.epochs}", len(trainer.data.images)
-    before = trainer.images_done(number, step)
-    with progress(title, images, "images", before) as update:
+    title, before = f"epoch {number:2d}/{trainer.config.epochs}", trainer.images_done(number, step)
+    with progress(title, len(trainer.dataset.train), "images", before) as update:
         while step < end:
             start = time.monotonic()
             state = trainer.steps(state, min(count, end - step))
@@ -213,57 +178,34 @@ def _train_epoch(
             before = done
             count = max(1, min(4 * count, round(count * TICK_SECONDS / elapsed)))
             due = step == end or time.monotonic() - saved > checkpoint_seconds
-            signum, count, save = sharding.agreed(asked(), count, due)
+            signum, count, save = sharding.agreed(asked[0] if asked else None, count, due)
             if signum or save:
-                _save_checkpoint(run, state, seconds)
+                if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)):
+                    raise Diverged(f"the parameters after step {step} are not finite")  # nor would be any later loss
+                if sharding.is_first():
+                    checkpoints.save(run.checkpoints, state, {"seconds": repr(seconds)})
                 saved = time.monotonic()
             if signum:
                 raise Interrupted(signum)
     return state, seconds
 
 
-def _save_checkpoint(run: RunDirectory, state: TrainState, seconds: float) -> None:
-    """Save a state, unless an update made it infinite: then no loss would be finite again."""
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)):
-        raise Diverged(f"the parameters after step {int(state.step)} are not finite")
-    if sharding.is_first():
-        checkpoints.save(run.checkpoints, state, {"seconds": repr(seconds)})
-
-
-def _evaluate(trainer: Trainer, state: TrainState, seconds: float, number: int) -> Metrics:
-    """Classify all test images and return the metrics of epoch `number`."""
-    images = len(trainer.data.images)
-    logits = train.predict_logits(
-        trainer.recipe.network, state.variables, trainer.test.images, sharding=sharding.divided(trainer.mesh)
-    )
+def _end_epoch(trainer: Trainer, run: RunDirectory, state: TrainState, seconds: float, history: History) -> None:
+    """Classify all test images, and write the epoch's metrics, weights and curves; mark the best checkpoint."""
+    network, dataset, images = trainer.recipe.network, trainer.dataset, len(trainer.dataset.train)
+    number = int(state.step) // trainer.per_epoch
+    logits = train.predict_logits(network, state.variables, trainer.test.images, sharding=trainer.batches)
     test_loss, test_accuracy = train.metrics(logits, trainer.test.labels)
-    return {
-        "epoch": number,
-        "step": int(state.step),
-        "train_loss": float(state.loss_sum) / images,
-        "train_accuracy": int(state.correct) / images,
-        "test_loss": float(test_loss),
-        "test_accuracy": float(test_accuracy),
+    history[number] = {
+        "epoch": number, "step": int(state.step),
+        "train_loss": float(state.loss_sum) / images, "train_accuracy": int(state.correct) / images,
+        "test_loss": float(test_loss), "test_accuracy": float(test_accuracy),
         "learning_rate": float(trainer.recipe.schedule(int(state.step) - 1)),
-        "seconds": round(seconds, 3),
-        "images_per_second": round(images / seconds, 1),
-    }
-
-
-def _write_epoch(
-    run: RunDirectory, recipe: Recipe, state: TrainState, history: dict[int, Metrics], dataset: Dataset
-) -> None:
-    """Write weights, metrics and curves, and mark the best checkpoint."""
-    save_weights(run.weights, Weights(recipe.network, state.variables, dataset.class_names, dataset.name))
-    files.write_json_lines(run.metrics, history.values())
-    if max(history, key=lambda number: history[number]["test_accuracy"]) == max(history):
-        checkpoints.mark_best(checkpoints.saved(run.checkpoints)[0])
-    figures.save(figures.curves(list(history.values()), dataset.name), run.curves)
-
-
-def _epoch_line(line: Metrics, epochs: int) -> str:
-    return (
-        f"epoch {line['epoch']:2d}/{epochs}  train loss {line['train_loss']:.4f}  "
-        f"test loss {line['test_loss']:.4f}  test accuracy {line['test_accuracy']:7.2%}  "
-        f"{line['seconds']:6.1f} s  {line['images_per_second']:.0f} images/s"
-    )
+        "seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1),
+    }  # fmt: skip
+    if sharding.is_first():
+        save_weights(run.weights, Weights(network, state.variables, dataset.class_names, dataset.name))
+        files.write_json_lines(run.metrics, history.values())
+        if number == max(history, key=lambda epoch: history[epoch]["test_accuracy"]):
+            checkpoints.mark_best(checkpoints.saved(run.checkpoints)[0])
+        figures.save(figures.curves(list(history.values()), dataset.name), run.curves)

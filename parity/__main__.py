@@ -51,13 +51,13 @@ def main() -> int:
     start = time.monotonic()
     source = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None)
     dataset = data.load(*source)
-    network = CNN()
     if arguments.weights:
         platform.start("cpu")  # the parts take what there is
         weights = parity.load_weights(arguments.weights)
         check_classes(weights, dataset.class_names, arguments.weights)
         network, state_dict = weights.network, table_of(weights.network).to_torch(weights.variables)
     else:
+        network = CNN()
         state_dict = torch_draws(network, 1)[0]
     print("comparing, in float64, in float32, and with mistakes made on purpose ...", file=sys.stderr)
     found = run_parts(network, state_dict, source, arguments.steps)
@@ -68,13 +68,8 @@ def main() -> int:
     print("\n".join(report.table(checks, faults)))
     if arguments.json:
         versions = {name: version(name) for name in ("jax", "flax", "optax", "torch", "numpy")}
-        result = {
-            "passed": not failures,
-            **found,
-            "checks": [report.plain(check) for check in checks],
-            "drift": report.drift(checks),
-            "versions": {"python": python_version(), **versions},
-        }
+        result = {"passed": not failures, **found, "checks": [report.plain(check) for check in checks]}
+        result |= {"drift": report.drift(checks), "versions": {"python": python_version(), **versions}}
         files.write_text(arguments.json, json.dumps(result, indent=1) + "\n")
     if arguments.figure:
         figures.save(report.figure(checks), arguments.figure)

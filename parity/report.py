@@ -33,31 +33,24 @@ def drift(checks: Sequence[Check]) -> dict[str, list[Result]]:
     return tracks
 
 
-def worst_by_tensor(checks: Sequence[Check], precision: str) -> dict[tuple[str, str], Check]:
-    """Find the check of each tensor, by link and name, that is nearest to its bound or furthest beyond it."""
-    worst: dict[tuple[str, str], Check] = {}
-    for check in checks:
-        if check.precision == precision:
-            tensor = check.link, check.tensor
-            worst[tensor] = max(worst.get(tensor, check), check, key=lambda check: check.share)
-    return worst
-
-
 def table(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]:
     """Make the lines of an aligned table: each tensor's worst case in both precisions; then the controls."""
-    halves = [worst_by_tensor(checks, precision) for precision in ("float64", "float32")]
+    worst: dict[str, dict[tuple[str, str], Check]] = {"float64": {}, "float32": {}}
+    for check in checks:  # of each tensor's, the one that is nearest to its bound or furthest beyond it
+        half, tensor = worst[check.precision], (check.link, check.tensor)
+        half[tensor] = max(half.get(tensor, check), check, key=lambda check: check.share)
     yield f"{'':33}   ----- float64 -----   ----------- float32 -----------"
     yield f"{'link':11} {'tensor':21}   {'error':>9} {'bound':>9}   {'JAX':>9} {'PyTorch':>9} {'bound':>9}   worst case"
     before = ""
-    for link, tensor in sorted({**halves[1], **halves[0]}, key=lambda key: LINKS.index(key[0])):
-        exact, single = (half.get((link, tensor)) for half in halves)
+    for link, name in sorted(worst["float32"] | worst["float64"], key=lambda tensor: LINKS.index(tensor[0])):
+        exact, single = (half.get((link, name)) for half in worst.values())
         numbers = [exact and exact.error, exact and exact.bound, single and single.error, single and single.pytorch,
                    single and single.bound]  # fmt: skip
         error, bound, *others = (" " * 9 if number is None else f"{number:9.1e}" for number in numbers)
         both = [check for check in (exact, single) if check]
         case = "  ".join([both[-1].case, *(f"FAILED {c.name}" for c in both if not c.passed)])
         shown, before = "" if link == before else link, link
-        yield f"{shown:11} {tensor:21}   {error} {bound}   {' '.join(others)}   {case}".rstrip()
+        yield f"{shown:11} {name:21}   {error} {bound}   {' '.join(others)}   {case}".rstrip()
     yield ""
     yield f"{'mistake made on purpose':37} first noticed at"
     for fault in faults:
@@ -97,18 +90,14 @@ def figure(checks: Sequence[Check]) -> Figure:
 def _errors(axes: Axes, checks: Sequence[Check]) -> None:
     """Draw each tensor's error and bound, a column a link. What is equal has no logarithm and lies at the bottom."""
     bottom = 0.1 * min((c.error for c in checks if c.error > 0), default=EPSILON)
-    theirs = any(c.pytorch is not None for c in checks)
-    ours = "JAX against PyTorch in float64" if theirs else "JAX against PyTorch"
+    ours, theirs = "JAX against PyTorch", ""
+    if any(c.pytorch is not None for c in checks):
+        ours, theirs = "JAX against PyTorch in float64", "PyTorch against itself in float64"
     for column, link in enumerate(LINKS):
         of_link = [c for c in checks if c.link == link]
         places = [column + (i + 0.5) / len(of_link) for i in range(len(of_link))]
         for values, marker, colour, label in (
-            (
-                [c.pytorch or math.nan for c in of_link],
-                ".",
-                PYTORCH,
-                "PyTorch against itself in float64" if theirs else "",
-            ),
+            ([c.pytorch or math.nan for c in of_link], ".", PYTORCH, theirs),
             ([c.error or math.nan for c in of_link], ".", JAX, ours),
             ([math.nan if c.error else bottom for c in of_link], "v", JAX, "exactly equal"),
         ):
@@ -124,14 +113,12 @@ def _errors(axes: Axes, checks: Sequence[Check]) -> None:
 def _drift(axes: Axes, checks: Sequence[Check]) -> None:
     """Draw the largest error of all parameters and momentum buffers against the step of training."""
     tracks = drift(checks)
-    series = (
+    for precision, who, colour, style, label in (
         ("float64", "error", JAX, "o-", "float64: JAX against PyTorch, from step 0 on"),
         ("float32", "error", JAX, "s:", "float32: JAX against float64, over every second four steps"),
         ("float32", "pytorch", PYTORCH, "s:", "float32: PyTorch against float64, likewise"),
-    )
-    for precision, who, colour, style, label in series:
-        points = tracks[precision]
-        steps, values = [point["step"] for point in points], [point[who] for point in points]
+    ):
+        steps, values = zip(*((point["step"], point[who]) for point in tracks[precision]), strict=True)
         axes.plot(steps, values, style, color=colour, markersize=3, linewidth=1, label=label)
     bound = max(check.bound for check in checks if check.precision == "float64" and check.points)
     axes.axhline(bound, color=BOUND, linewidth=1, label="bound in float64")

@@ -46,7 +46,7 @@ FIRST_STEP = """
 from jaxcnn import data, fit, platform, sharding, train
 from jaxcnn.config import DEFAULTS
 mesh = sharding.make_mesh(platform.start(None), 1, DEFAULTS["digits"].batch_size)
-trainer = fit.make_trainer(DEFAULTS["digits"], data.load("digits"), mesh)
+trainer = fit.Trainer(DEFAULTS["digits"], data.load("digits"), mesh)
 trainer.steps(train.create_state(trainer.recipe, 0), 1)"""
 
 

@@ -39,10 +39,8 @@ def draw(directory: Path, dataset: data.Dataset, probabilities: np.ndarray, coun
     np.add.at(counts, (test.labels, predicted), 1)
     wrong = np.flatnonzero(predicted != test.labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:count]
-    subjects = [
-        figures.Subject(test.ids[i], test.images[i], probabilities[i], names, names[test.labels[i]]) for i in surest
-    ]
-    title = f"{dataset.name}, {len(test):,} test images"
+    title, true = f"{dataset.name}, {len(test):,} test images", [names[label] for label in test.labels]
+    subjects = [figures.Subject(test.ids[i], test.images[i], probabilities[i], names, true[i]) for i in surest]
     confusion = figures.confusion(counts, names, title)
     most_wrong = figures.most_wrong(subjects, f"{title}: most confidently wrong")
     for figure, path in (confusion, directory / "confusion.png"), (most_wrong, directory / "most_wrong.png"):

@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ import parity
 from jaxcnn import cli, data, features, figures, files, map_figures, pictures, platform
 from jaxcnn.data.official import CLASS_NAMES
 from jaxcnn.errors import UserError
+from jaxcnn.files import NamedArrays
 from jaxcnn.networks import named
 from jaxcnn.weights import Weights
 from parity.files import require_torch
 
+Picture = tuple[str, np.ndarray, str | None]  # name, uint8 [32, 32, 3], the true class if it is known
 EXAMPLES = """examples:
   python scripts/feature_maps.py runs/cifar10                  the tutorial's: the horse through conv1 and conv2
   python scripts/feature_maps.py runs/cifar10 --list
@@ -51,10 +53,6 @@ def parser() -> cli.ArgumentParser:
     return parser
 
 
-Picture = tuple[str, np.ndarray, str | None]  # name, uint8 [32, 32, 3], true class where known
-Maps = dict[str, np.ndarray]
-
-
 def read_image(text: str, dataset: Callable[[], data.Dataset]) -> Picture:
     """Read the image of an id or a picture file; UserError offering the nearest of either."""
     if re.fullmatch(r"(train|test)_\d{5}", text, re.ASCII):
@@ -74,36 +72,35 @@ def nearest(path: Path) -> str | None:
     match = re.fullmatch(r"([a-z]+)[_-]?(\d{1,5})", str(path), re.ASCII)
     if match and (split := get_close_matches(match[1], ["train", "test"], 1)):
         return f"{split[0]}_{int(match[2]):05d}"
-    there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, there, 1)
+    near = get_close_matches(path.name, [file.name for file in path.parent.glob("*")], 1)
     return str(path.parent / near[0]) if near else None
 
 
 def read_images(texts: Sequence[str], dataset: Callable[[], data.Dataset]) -> list[Picture]:
     """Read all images, each under a name of its own: two files of one name do not overwrite each other's figures."""
     read: dict[str, Picture] = {}
-    for text in dict.fromkeys(texts):
-        stem, image, truth = read_image(text, dataset)
+    for stem, image, truth in (read_image(text, dataset) for text in dict.fromkeys(texts)):
         names = (f"{stem}-{k}" if k > 1 else stem for k in count(1))
         name = next(name for name in names if name not in read)
         read[name] = name, image, truth
     return list(read.values())
 
 
-def torch_maps(path: str, ours: Weights, images: np.ndarray, layers: Sequence[str]) -> Maps:
+def torch_maps(path: str, ours: Weights, images: np.ndarray, layers: Sequence[str]) -> NamedArrays:
     """Compute PyTorch's maps with weights of its own; UserError if they are not of the same network."""
     require_torch("--against")
     from parity.twins.cases import feature_maps
 
     theirs = parity.load_weights(path)
     if theirs.network != ours.network:
-        raise UserError(
-            "these weights are of another network or another width", path, "name weights of the same network"
-        )
+        what = "these weights are of another network or another width"
+        raise UserError(what, path, "name weights of the same network")
     return feature_maps(theirs, images, layers)
 
 
-def draw(arguments: Namespace, subject: figures.Subject, ours: Maps, theirs: Maps | None, last: str) -> None:
+def draw(
+    arguments: Namespace, subject: figures.Subject, ours: NamedArrays, theirs: NamedArrays | None, last: str
+) -> None:
     """Write one image's figures and arrays."""
     out, arrays = arguments.out, dict[str, Any]()
     ranked = ", ".join(f"{name} {probability:.1%}" for name, probability in subject.ranked()[:3])
@@ -126,11 +123,10 @@ def draw(arguments: Namespace, subject: figures.Subject, ours: Maps, theirs: Map
     print(f"  {'arrays':21} {path}")
 
 
-def kernels_of(weights: Weights, layers: Sequence[str]) -> Maps:
+def kernels_of(weights: Weights, layers: Sequence[str]) -> NamedArrays:
     """Take the kernels of those of the layers that are convolutions; UserError if none is."""
-    arrays = named(weights.variables)
-    kernels = {name: np.asarray(arrays[f"{name}/kernel"]) for name in layers if f"{name}/kernel" in arrays}
-    kernels = {name: kernel for name, kernel in kernels.items() if kernel.ndim == 4}
+    arrays = {name: np.asarray(array) for name, array in named(weights.variables).items() if array.ndim == 4}
+    kernels = {layer: arrays[f"{layer}/kernel"] for layer in layers if f"{layer}/kernel" in arrays}
     if not kernels:
         raise UserError("none of the layers is a convolution", "--filters", "name one, as in --layers conv1")
     return kernels
@@ -149,10 +145,9 @@ def main() -> None:
         return
     features.check_layers(arguments.layers, shapes)
     dataset = arguments.dataset or loaded.dataset or "cifar10"
-    pictures_read = read_images(
-        arguments.image or ["train_00007"], cache(lambda: data.load(dataset, arguments.data_dir))
-    )
-    images = np.stack([image for _, image, _ in pictures_read])
+    load = cache(partial(data.load, dataset, arguments.data_dir))
+    read = read_images(arguments.image or ["train_00007"], load)
+    images = np.stack([image for _, image, _ in read])
     kernels = kernels_of(loaded, arguments.layers) if arguments.filters else {}
     theirs = torch_maps(arguments.against, loaded, images, arguments.layers) if arguments.against else None
     figures.folder(arguments.out)
@@ -163,14 +158,10 @@ def main() -> None:
     last = list(shapes)[-1]
     known = loaded.class_names or (CLASS_NAMES if dataset == "cifar10" else ())
     classes = known if len(known) == network.classes else tuple(map(str, range(network.classes)))
-    each = (
-        {name: rows[i] for name, rows in batch.items()}
-        for batch in features.batched(network, loaded.variables, images, [*arguments.layers, last])
-        for i in range(len(batch[last]))
-    )
-    for i, (ours, (name, image, truth)) in enumerate(zip(each, pictures_read, strict=True)):
-        probabilities = np.asarray(jax.nn.softmax(ours[last]))
-        subject = figures.Subject(name, image, probabilities, classes, truth)
+    batches = features.batched(network, loaded.variables, images, [*arguments.layers, last])
+    each = (dict(zip(batch, rows, strict=True)) for batch in batches for rows in zip(*batch.values(), strict=True))
+    for i, (ours, (name, image, truth)) in enumerate(zip(each, read, strict=True)):
+        subject = figures.Subject(name, image, np.asarray(jax.nn.softmax(ours[last])), classes, truth)
         draw(arguments, subject, ours, theirs and {layer: rows[i] for layer, rows in theirs.items()}, last)
 
 

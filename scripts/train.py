@@ -13,8 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs n
 
 import parity
 from jaxcnn import cli, data, files, fit, platform, processes, sharding, weights
-from jaxcnn.config import DEFAULTS, Config, read_config, resumed, to_json
-from jaxcnn.errors import UserError
+from jaxcnn.config import DEFAULTS, Config, changed, read_config, resumed, to_json
 from jaxcnn.networks import describe
 from jaxcnn.run_directory import RunDirectory
 from jaxcnn.weights import Weights
@@ -73,16 +72,6 @@ def configured(given: dict[str, Any], run: RunDirectory, resume: bool) -> tuple[
     return dataclasses.replace(config, **sizes), init
 
 
-def agreed(config: Config | None, given: dict[str, Any]) -> Config:
-    """Take process 0's configuration, but for the folder of data; UserError if other flags were given here."""
-    config = Config(**json.loads(sharding.text_from_first(to_json(config) if config else "")))
-    for name, value in given.items():
-        if name != "data_dir" and value != getattr(config, name):
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"process 0 has {name} {getattr(config, name)}, not {value}", flag, "give all the same")
-    return dataclasses.replace(config, data_dir=given.get("data_dir", config.data_dir))
-
-
 def main() -> int:
     """Parse, join the other processes if there are any, train, and return the exit status."""
     arguments = vars(parser().parse_args())
@@ -102,7 +91,8 @@ def train(arguments: dict[str, Any]) -> int:
     devices = platform.start(chosen, cpu_devices=count)
     processes.settle(devices)
     config, init = configured(given, run, resume) if sharding.is_first() else (None, None)
-    config = agreed(config, given)
+    of_first = Config(**json.loads(sharding.text_from_first(to_json(config) if config else "")))
+    config = changed(of_first, given, ["data_dir"], "process 0", "give all the same")
     mesh = sharding.make_mesh(devices, count, config.batch_size)
     print(platform.describe(list(mesh.devices.flat), config.precision))
     dataset = data.load(config.dataset, config.data_dir)
@@ -124,11 +114,10 @@ def train(arguments: dict[str, Any]) -> int:
         todo = "the state before it is the newest checkpoint, try a lower --learning-rate"
         print(f"error: {problem}: {run.path}; {todo}", file=sys.stderr)
         return 1
-    if not sharding.is_first():
-        return 0
-    print(f"trained {len(history)} epochs: test accuracy {history[-1]['test_accuracy']:.2%}")
-    for what, path in {"run": run.path, "curves": run.curves, "weights": run.weights}.items():
-        print(f"{what:8} {path}")
+    if sharding.is_first():
+        print(f"trained {len(history)} epochs: test accuracy {history[-1]['test_accuracy']:.2%}")
+        for what, path in {"run": run.path, "curves": run.curves, "weights": run.weights}.items():
+            print(f"{what:8} {path}")
     return 0
 
 

@@ -69,7 +69,7 @@ def test_all_test_images_are_classified_by_any_number_of_devices(dataset):
 def test_a_mesh_over_all_devices_or_the_first(config, dataset):
     assert make_mesh(jax.devices(), None, 32).size == 8
     assert list(make_mesh(jax.devices(), 3, 33).devices) == jax.devices()[:3]
-    trainer = fit.make_trainer(config, dataset, make_mesh(jax.devices(), None, 32))
+    trainer = fit.Trainer(config, dataset, make_mesh(jax.devices(), None, 32))
     assert trainer.data.images.sharding.is_fully_replicated
     assert trainer.data.images.dtype == np.uint8
     assert len(trainer.data.images.sharding.device_set) == 8
