@@ -49,10 +49,10 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="D", help=help_text)
 
 
-def number(low: float, high: float, kind: type[int | float] = float) -> Callable[[str], Any]:
+def number(low: float, high: float, kind: type[float] = float) -> Callable[[str], Any]:
     """Return an argparse type that takes the numbers from `low` to `high`; with `int`, only those written in digits."""
 
-    def parse(text: str) -> int | float:
+    def parse(text: str) -> float:
         with suppress(ValueError):
             if low <= (value := kind(text)) <= high and (kind is float or re.fullmatch(r"[0-9]+", text)):
                 return value

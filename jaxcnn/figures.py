@@ -67,7 +67,7 @@ class Subject:
         return [(self.class_names[i], float(self.probabilities[i])) for i in order]
 
 
-def curves(metrics: Sequence[Mapping[str, int | float]], title: str) -> Figure:
+def curves(metrics: Sequence[Mapping[str, float]], title: str) -> Figure:
     """Draw the lines of `metrics.jsonl`: loss and accuracy of both splits by epoch, the best test accuracy marked."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     epochs = [line["epoch"] for line in metrics]

@@ -108,12 +108,12 @@ def read_arrays(path: Path) -> tuple[NamedArrays, dict[str, str]]:
     return arrays, metadata
 
 
-def write_json_lines(path: Path, lines: Iterable[Mapping[str, int | float]]) -> None:
+def write_json_lines(path: Path, lines: Iterable[Mapping[str, float]]) -> None:
     """Write a JSON-lines file, whole or not at all."""
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def read_json_lines(path: Path) -> list[dict[str, int | float]]:
+def read_json_lines(path: Path) -> list[dict[str, float]]:
     """Return the lines that are objects of numbers, and skip others, such as the half line that a killed run leaves."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:

@@ -29,7 +29,7 @@ from jaxcnn.weights import Weights, save_weights
 TICK_SECONDS = 0.5  # between two looks at the clock and the signals
 
 Say = Callable[[str], None]
-Metrics = dict[str, int | float]
+Metrics = dict[str, float]
 History = dict[int, Metrics]  # by epoch
 METRICS = {"epoch", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"}  # what `curves` draws
 LINE = "epoch {epoch:2d}/{epochs}  train loss {train_loss:.4f}  test loss {test_loss:.4f}  " \
