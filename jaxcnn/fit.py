@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import jax
 import numpy as np
@@ -52,7 +51,7 @@ def stop_asked() -> Iterator[list[int]]:
     """Yield a list that receives SIGINT and SIGTERM as they arrive; a second SIGINT stops at once."""
     arrived: list[int] = []
 
-    def note(signum: int, _: FrameType | None) -> None:
+    def note(signum: int, _: object) -> None:
         if arrived and signum == signal.SIGINT:
             raise KeyboardInterrupt
         arrived.append(signum)
@@ -166,19 +165,18 @@ def _train_epoch(
     """Train to the end of epoch `number`, saving on the way; return the state and the seconds that the epoch took."""
     end = number * trainer.per_epoch
     step, count, saved = int(state.step), 1, time.monotonic()
-    title, before = f"epoch {number:2d}/{trainer.config.epochs}", trainer.images_done(number, step)
-    with progress(title, len(trainer.dataset.train), "images", before) as update:
+    title, done = f"epoch {number:2d}/{trainer.config.epochs}", trainer.images_done(number, step)
+    with progress(title, len(trainer.dataset.train), "images", done) as update:
         while step < end:
             start = time.monotonic()
             state = trainer.steps(state, min(count, end - step))
             elapsed = time.monotonic() - start
             seconds, step = seconds + elapsed, int(state.step)
-            done = trainer.images_done(number, step)
+            before, done = done, trainer.images_done(number, step)
             loss = float(state.loss_sum) / done
             if not np.isfinite(loss):
                 raise Diverged(f"the loss of step {step} is {loss}")
             update(done - before, f"loss {loss:.4f}")
-            before = done
             count = max(1, min(4 * count, round(count * TICK_SECONDS / elapsed)))
             due = step == end or time.monotonic() - saved > checkpoint_seconds
             signum, count, save = sharding.agreed(asked[0] if asked else None, count, due)
