@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import jax
 import numpy as np
@@ -52,7 +51,7 @@ def stop_asked() -> Iterator[list[int]]:
     """Yield a list that receives SIGINT and SIGTERM as they arrive; a second SIGINT stops at once."""
     arrived: list[int] = []
 
-    def note(signum: int, _: FrameType | None) -> None:
+    def note(signum: int, _: object) -> None:
         if arrived and signum == signal.SIGINT:
             raise KeyboardInterrupt
         arrived.append(signum)
@@ -114,8 +113,7 @@ def fit(
     checkpoint_seconds: at most this much training is lost, whatever happens.
     Raise Interrupted after a signal, the state being saved; Diverged if the loss is not finite; else UserError.
     """
-    run = RunDirectory(out)
-    trainer = Trainer(config, dataset, mesh)
+    run, trainer = RunDirectory(out), Trainer(config, dataset, mesh)
     state, seconds, history = _start(trainer, run, variables, say)
     say(f"{parameter_count(state.variables):,} parameters, {trainer.per_epoch:,} steps an epoch")
     # An epoch without its line goes on. It has no steps left if the run ended between its checkpoint and evaluation.
@@ -163,19 +161,18 @@ def _train_epoch(
     """Train to the end of epoch `number`, saving on the way; return the state and the seconds that the epoch took."""
     end = number * trainer.per_epoch
     step, count, saved = int(state.step), 1, time.monotonic()
-    title, before = f"epoch {number:2d}/{trainer.config.epochs}", trainer.images_done(number, step)
-    with progress(title, len(trainer.dataset.train), "images", before) as update:
+    title, done = f"epoch {number:2d}/{trainer.config.epochs}", trainer.images_done(number, step)
+    with progress(title, len(trainer.dataset.train), "images", done) as update:
         while step < end:
             start = time.monotonic()
             state = trainer.steps(state, min(count, end - step))
             elapsed = time.monotonic() - start
             seconds, step = seconds + elapsed, int(state.step)
-            done = trainer.images_done(number, step)
+            before, done = done, trainer.images_done(number, step)
             loss = float(state.loss_sum) / done
             if not np.isfinite(loss):
                 raise Diverged(f"the loss of step {step} is {loss}")
             update(done - before, f"loss {loss:.4f}")
-            before = done
             count = max(1, min(4 * count, round(count * TICK_SECONDS / elapsed)))
             due = step == end or time.monotonic() - saved > checkpoint_seconds
             signum, count, save = sharding.agreed(asked[0] if asked else None, count, due)

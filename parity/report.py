@@ -77,7 +77,19 @@ def figure(checks: Sequence[Check]) -> Figure:
     for place, precision in zip(axes, ("float64", "float32"), strict=False):
         _errors(place, [c for c in checks if c.precision == precision and c.index is not None])
         place.set_ylabel(f"{precision}: error")
-    _drift(axes[2], checks)
+    tracks = drift(checks)  # of all parameters and momentum buffers
+    for precision, who, colour, style, label in (
+        ("float64", "error", JAX, "o-", "float64: JAX against PyTorch, from step 0 on"),
+        ("float32", "error", JAX, "s:", "float32: JAX against float64, over every second four steps"),
+        ("float32", "pytorch", PYTORCH, "s:", "float32: PyTorch against float64, likewise"),
+    ):
+        steps, values = zip(*((point["step"], point[who]) for point in tracks[precision]), strict=True)
+        axes[2].plot(steps, values, style, color=colour, markersize=3, linewidth=1, label=label)
+    bound = max(check.bound for check in checks if check.precision == "float64" and check.points)
+    axes[2].axhline(bound, color=BOUND, linewidth=1, label="bound in float64")
+    axes[2].set_title("peaks: rounding to float32 put a ReLU or a maximum on another side", fontsize=8)
+    axes[2].set(xlabel="step of training, dropout on", ylabel="largest error of\nparameters and momentum")
+    axes[2].legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.2))
     for place in axes:
         place.set_yscale("log")
         place.grid(alpha=0.3, axis="y")
@@ -108,20 +120,3 @@ def _errors(axes: Axes, checks: Sequence[Check]) -> None:
         axes.text(column + 0.5, 1.02, link, transform=axes.get_xaxis_transform(), ha="center", fontsize=9)
     axes.set(xlim=(0, len(LINKS)), xticks=[], ylim=(bottom / 100, None))
     axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left")
-
-
-def _drift(axes: Axes, checks: Sequence[Check]) -> None:
-    """Draw the largest error of all parameters and momentum buffers against the step of training."""
-    tracks = drift(checks)
-    for precision, who, colour, style, label in (
-        ("float64", "error", JAX, "o-", "float64: JAX against PyTorch, from step 0 on"),
-        ("float32", "error", JAX, "s:", "float32: JAX against float64, over every second four steps"),
-        ("float32", "pytorch", PYTORCH, "s:", "float32: PyTorch against float64, likewise"),
-    ):
-        steps, values = zip(*((point["step"], point[who]) for point in tracks[precision]), strict=True)
-        axes.plot(steps, values, style, color=colour, markersize=3, linewidth=1, label=label)
-    bound = max(check.bound for check in checks if check.precision == "float64" and check.points)
-    axes.axhline(bound, color=BOUND, linewidth=1, label="bound in float64")
-    axes.set_title("peaks: rounding to float32 put a ReLU or a maximum on another side", fontsize=8)
-    axes.set(xlabel="step of training, dropout on", ylabel="largest error of\nparameters and momentum")
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.2))

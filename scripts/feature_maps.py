@@ -19,12 +19,12 @@ import parity
 from jaxcnn import cli, data, features, figures, files, map_figures, pictures, platform
 from jaxcnn.data.official import CLASS_NAMES
 from jaxcnn.errors import UserError
-from jaxcnn.files import NamedArrays
 from jaxcnn.networks import named
 from jaxcnn.weights import Weights
 from parity.files import require_torch
 
 Picture = tuple[str, np.ndarray, str | None]  # name, uint8 [32, 32, 3], the true class if it is known
+Maps = dict[str, np.ndarray]
 EXAMPLES = """examples:
   python scripts/feature_maps.py runs/cifar10                  the tutorial's: the horse through conv1 and conv2
   python scripts/feature_maps.py runs/cifar10 --list
@@ -86,7 +86,7 @@ def read_images(texts: Sequence[str], dataset: Callable[[], data.Dataset]) -> li
     return list(read.values())
 
 
-def torch_maps(path: str, ours: Weights, images: np.ndarray, layers: Sequence[str]) -> NamedArrays:
+def torch_maps(path: str, ours: Weights, images: np.ndarray, layers: Sequence[str]) -> Maps:
     """Compute PyTorch's maps with weights of its own; UserError if they are not of the same network."""
     require_torch("--against")
     from parity.twins.cases import feature_maps
@@ -98,9 +98,7 @@ def torch_maps(path: str, ours: Weights, images: np.ndarray, layers: Sequence[st
     return feature_maps(theirs, images, layers)
 
 
-def draw(
-    arguments: Namespace, subject: figures.Subject, ours: NamedArrays, theirs: NamedArrays | None, last: str
-) -> None:
+def draw(arguments: Namespace, subject: figures.Subject, ours: Maps, theirs: Maps | None, last: str) -> None:
     """Write one image's figures and arrays."""
     out, arrays = arguments.out, dict[str, Any]()
     ranked = ", ".join(f"{name} {probability:.1%}" for name, probability in subject.ranked()[:3])
@@ -123,7 +121,7 @@ def draw(
     print(f"  {'arrays':21} {path}")
 
 
-def kernels_of(weights: Weights, layers: Sequence[str]) -> NamedArrays:
+def kernels_of(weights: Weights, layers: Sequence[str]) -> Maps:
     """Take the kernels of those of the layers that are convolutions; UserError if none is."""
     arrays = {name: np.asarray(array) for name, array in named(weights.variables).items() if array.ndim == 4}
     kernels = {layer: arrays[f"{layer}/kernel"] for layer in layers if f"{layer}/kernel" in arrays}

@@ -65,11 +65,9 @@ def configured(given: dict[str, Any], run: RunDirectory, resume: bool) -> tuple[
         return resumed(read_config(run.config), given), None
     run.check_free()
     config = dataclasses.replace(DEFAULTS[given.get("dataset", "cifar10")], **given)
-    if not config.init:
-        return config, None
-    init = parity.load_weights(config.init)
-    sizes = {name: size for name, size in describe(init.network).items() if hasattr(config, name)}
-    return dataclasses.replace(config, **sizes), init
+    init = parity.load_weights(config.init) if config.init else None
+    sizes = describe(init.network).items() if init else ()
+    return dataclasses.replace(config, **{name: size for name, size in sizes if hasattr(config, name)}), init
 
 
 def main() -> int:
