@@ -1,10 +1,14 @@
 import contextlib
 import io
+import subprocess
+import sys
+import sysconfig
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from tests.scripts.commands import NAMES, module
 
 VALUES = st.sampled_from(
@@ -67,3 +71,15 @@ def test_the_nearest_flag_is_offered(name):
     status, said = parse(name, ["--data-dri" if name not in ("convert", "benchmark") else "--hlep"])
     assert status == 2
     assert "did you mean --data-dir?" in said or "did you mean --help?" in said or "required" in said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkout_needs_no_installation(name, tmp_path):
+    """From another folder, with the dependencies only: `-S` leaves out what an editable installation adds."""
+    packages = sysconfig.get_paths()["purelib"]
+    done = subprocess.run(
+        [sys.executable, "-S", ROOT / "scripts" / f"{name}.py", "--help"],
+        cwd=tmp_path, env={"PYTHONPATH": packages}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
