@@ -52,7 +52,7 @@ def read_config(path: Path) -> Config:
         raise UserError(f"not a configuration but {type(fields).__name__}", path, todo)
     for what, names in ("missing", required - fields.keys()), ("unknown", fields.keys() - kinds.keys()):
         if names:
-            raise UserError(f"not a configuration of this version: {what} {', '.join(sorted(names))}", path, todo)
+            raise UserError(f"not a configuration of this version: {what} {', '.join(sorted(names)):.80}", path, todo)
     for name, value in fields.items():
         kind = kinds[name]
         if not _is_a(value, kind) or (kind is int and name != "seed" and value == 0):
