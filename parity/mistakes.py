@@ -1,6 +1,6 @@
 """Classic mistakes of ports, each a function from a pair to the pair with the mistake made on Flax's side."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,6 @@ from jax.lax import reduce_precision
 from jax.lax import stop_gradient as stop
 from jaxtyping import Array
 
-from parity.bounds import Check
 from parity.flax_trace import Operation
 from parity.pair import Pair
 
@@ -19,17 +18,16 @@ Mistake = Callable[[Any], Any]  # a pair of any kind to another of that kind
 
 
 class Control(NamedTuple):
-    """A mistake made on purpose, and the first comparison that has to fail: its link, tensor and case."""
+    """A mistake made on purpose, and the first comparison that has to fail."""
 
     name: str
-    link: str
-    tensor: str
-    case: str
+    first: str  # `link/tensor@case`; empty if none has to
     mistake: Mistake
 
-    def expected(self, precision: str) -> str | None:
-        """Name the comparison that has to fail, None if none has."""
-        return Check(precision, self.link, self.tensor, 0.0, 0.0, self.case).name if self.link else None
+    @property
+    def link(self) -> str:
+        """Name the link of that comparison."""
+        return self.first.partition("/")[0]
 
 
 def axes(flax: str, pattern: str) -> Mistake:
@@ -76,8 +74,8 @@ def optimizer(wrong: Callable[..., optax.GradientTransformation]) -> Mistake:
     """Make Flax's optimizers in another way: `wrong` is given the right one and the options of PyTorch's."""
 
     def make(pair: Pair) -> Pair:
-        right: Mapping[str, tuple[dict[str, Any], Any]] = pair.optimizers
-        return replace(pair, optimizers={kind: (o, wrong(made, **o)) for kind, (o, made) in right.items()})
+        made = {kind: (options, wrong(right, **options)) for kind, (options, right) in pair.optimizers.items()}
+        return replace(pair, optimizers=made)
 
     return make
 
