@@ -77,10 +77,7 @@ def error(array: Any, truth: Any) -> float:
 def judge(
     ours: Any, truth: Any, pytorch: Any = None, *, bound: float = FLOAT64_BOUND, floor: float = 0.0, **place: Any
 ) -> Check:
-    """Compare with the truth: within `bound`, or, given PyTorch's float32, within twice its own error or `floor`.
-
-    place: fields of the check that say what is compared.
-    """
+    """Compare with the truth: within `bound`, or, given PyTorch's float32, within twice its own error or `floor`."""
     ours, truth = np.asarray(ours, np.float64), np.asarray(truth, np.float64)
     if pytorch is not None:
         place["pytorch"] = error(pytorch, truth)

@@ -37,29 +37,27 @@ def compare(
 
 def one_pass(pair: Pair, case: Case, compiled: bool = True) -> Generator[Check, None, Case]:
     """Compare a case forward and backward; return it without the images whose gradient is another function's."""
-    ours, truth, *single = passes = _passes(pair, case, compiled)
-    yield from _compared(pair, "activations", case, passes)
+
+    def run(case: Case) -> list[Pass]:
+        ours = flax_pass(pair, case, compiled)
+        return [ours, *(torch_pass(pair, case, dtype, ours.masks) for dtype in pair.dtypes)]
+
+    def compared(link: str, passes: list[Pass]) -> Iterator[Check]:
+        ours, *others = (getattr(one, link) for one in passes)
+        return compare(pair, case.weights, link, ours, others, case=case.name)
+
+    ours, truth, *single = passes = run(case)
+    yield from compared("activations", passes)
     yield from _mask_rates(pair, case, ours)
-    yield from _compared(pair, "outputs", case, passes)
+    yield from compared("outputs", passes)
     # An image's gradient is another function's if rounding put a ReLU or a maximum on another side.
     kinks = np.any([other_decisions(pair, result, truth) > 0 for result in (ours, *single)], axis=0)
     same = case._replace(real=case.real & ~kinks)
     left_out = float(1 - same.real.sum() / case.real.sum())
     yield Check(pair.precision, "gradients", "left_out", left_out, LEFT_OUT, case.name)
-    if same.real.any() and (same.real != case.real).any():
-        passes = _passes(pair, same, compiled)
-    yield from _compared(pair, "gradients", case, passes)
+    again = same.real.any() and (same.real != case.real).any()
+    yield from compared("gradients", run(same) if again else passes)
     return same
-
-
-def _passes(pair: Pair, case: Case, compiled: bool) -> list[Pass]:
-    ours = flax_pass(pair, case, compiled)
-    return [ours, *(torch_pass(pair, case, dtype, ours.masks) for dtype in pair.dtypes)]
-
-
-def _compared(pair: Pair, link: str, case: Case, passes: list[Pass]) -> Iterator[Check]:
-    ours, *others = (getattr(one, link) for one in passes)
-    return compare(pair, case.weights, link, ours, others, case=case.name)
 
 
 def _mask_rates(pair: Pair, case: Case, ours: Pass) -> Iterator[Check]:
@@ -82,7 +80,8 @@ def torch_training(
     for name, p in parameters.items():
         optimizer.state[p]["momentum_buffer"] = torch.tensor(start[f"{name}.momentum"], dtype=dtype)
     for batch in batches:
-        x, masks = pair.torch_input(batch.images, dtype), dropout_masks(pair, variables, batch)
+        x, flax_x = pair.torch_input(batch.images, dtype), pair.flax_input(batch.images, pair.precision)
+        masks = {} if batch.key is None else jax.device_get(dropout_masks(pair, variables, flax_x, batch.key))
         output, _ = torch_trace.run(pair.torch_module, parameters, x, masks)
         loss = pair.torch_loss(output, batch.labels, batch.real)
         optimizer.zero_grad()
@@ -102,9 +101,9 @@ def snapshot(params: NamedArrays, buffers: NamedArrays, loss_sum: Any) -> NamedA
 
 def flax_snapshot(pair: Pair, state: Any) -> NamedArrays:
     """Copy JAX's state of training."""
-    params, buffers = state.params, tree_utils.tree_get(state.opt_state, "trace")
-    arrays, traces = (pair.table.to_torch({"params": tree}) if tree else {} for tree in (params, buffers))
-    return snapshot(arrays, traces, state.loss_sum)
+    trees = state.params, tree_utils.tree_get(state.opt_state, "trace")
+    params, buffers = (pair.table.to_torch({"params": tree}) if tree else {} for tree in trees)
+    return snapshot(params, buffers, state.loss_sum)
 
 
 def steps(pair: Pair, take_step: Step, case: Case, compiled: bool = True) -> Iterator[Check]:

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import optax
 from jax import lax
-from jax.lax import reduce_precision
-from jax.lax import stop_gradient as stop
 from jaxtyping import Array
 
 from parity.flax_trace import Operation
@@ -62,7 +60,7 @@ def convolution(layer: str, wrong: Callable[[Callable[..., Array], Array, Array]
 
 def gradient_of(x: Array) -> Array:
     """Give zeros with the gradient of x: added to another function, they make its gradient wrong."""
-    return x - stop(x)
+    return x - lax.stop_gradient(x)
 
 
 def loss(wrong: Callable[[Callable[..., Array], Array, Array, Array], Array]) -> Mistake:
@@ -82,4 +80,4 @@ def optimizer(wrong: Callable[..., optax.GradientTransformation]) -> Mistake:
 
 def in_bfloat16(x: Array) -> Array:
     """Round to the precision of bfloat16."""
-    return reduce_precision(x, 8, 7)
+    return lax.reduce_precision(x, 8, 7)

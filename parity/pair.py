@@ -86,29 +86,20 @@ def _loss(pair: Pair, variables: Any, x: Array, labels: Array, real: Array, key:
     return jax.value_and_grad(of, argnums=(0, 1), has_aux=True)(variables, x)
 
 
-def dropout_masks(pair: Pair, variables: Any, case: Case) -> NamedArrays:
-    """Compute what each dropout keeps, if it is on: the rest of the network is compiled away."""
-    if case.key is None:
-        return {}
-    masks = _masks(pair, variables, pair.flax_input(case.images, pair.precision), case.key)
-    return {name: np.asarray(mask) for name, mask in masks.items()}
-
-
 @partial(jax.jit, static_argnums=0)
-def _masks(pair: Pair, variables: Any, x: Array, key: Any) -> Any:
+def dropout_masks(pair: Pair, variables: Any, x: Array, key: Any) -> Any:
+    """Compute what each dropout keeps: the rest of the network is compiled away."""
     return flax_trace.run(partial(pair.apply, pair.flax_module, variables, x, key), pair.operations)[1].masks
 
 
 def torch_pass(pair: Pair, case: Case, dtype: torch.dtype, masks: NamedArrays) -> Pass:
     """Run the same in PyTorch, with the dropout masks of JAX."""
-    parameters = torch_parameters(case.weights, dtype)
-    x = pair.torch_input(case.images, dtype).requires_grad_()
+    parameters, x = torch_parameters(case.weights, dtype), pair.torch_input(case.images, dtype).requires_grad_()
     output, calls = torch_trace.run(pair.torch_module, parameters, x, masks)
     loss = pair.torch_loss(output, case.labels, case.real)
-    last_first = dict(reversed(parameters.items()))
-    *gradients, dx = torch.autograd.grad(loss, [*last_first.values(), x])
+    dx, *gradients = torch.autograd.grad(loss, [x, *parameters.values()])
     inputs, outputs = ({name: channels_last(call[i]) for name, call in calls.items()} for i in (0, 1))
-    backwards = {name: g.numpy() for name, g in zip(last_first, gradients, strict=True)}
+    backwards = {name: g.numpy() for name, g in reversed([*zip(parameters, gradients, strict=True)])}
     ends = {pair.output: channels_last(output), "loss": loss.detach().numpy()}
     return Pass(inputs, {"input": channels_last(x), **outputs}, ends, {**backwards, "input": channels_last(dx)}, masks)
 

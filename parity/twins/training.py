@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 from scipy.stats import ks_2samp, kstwobign
 
 from jaxcnn import train
@@ -18,7 +18,6 @@ from jaxcnn.files import NamedArrays
 from jaxcnn.recipe import tutorial
 from parity import links, torch_trace
 from parity.bounds import FACTOR, LEFT_OUT, Check, float32_floor
-from parity.links import compare, flax_snapshot, torch_training
 from parity.pair import Case, torch_parameters
 from parity.twins.cases import SEED, STEP, TrainedPair, cases, dropout_key, mean_loss, pixels, torch_draws
 
@@ -28,6 +27,7 @@ LEARNING_RATE, MOMENTUM = 0.001, 0.9  # the tutorial's
 DRAWS, VALUES = 32, 1000  # how many draws, and how many values of each array
 LARGEST = 1e9  # that is drawn
 CHANCE = 1e-6  # of the distributions' check to fail if nothing is wrong
+EPOCH_ORDER = jax.jit(train.epoch_order, static_argnums=(0, 2))
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,15 @@ def checks(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
         if case.name in trial.cases:
             same = yield from links.one_pass(pair, case, trial.compiled)
             if case.key is not None:
-                yield from own_steps(pair, same, trial.compiled)
+                yield from links.steps(pair, partial(take_step, pair), same, trial.compiled)
     yield from trajectory(pair, trial)
 
 
-def own_steps(pair: TrainedPair, case: Case, compiled: bool) -> Iterator[Check]:
-    """Compare single steps of our own `train_step`, dropout on, with a batch that is not full."""
-
-    def take_step(optimizer: Any, variables: Any, opt_state: Any, case: Any) -> train.TrainState:
-        recipe = replace(tutorial(pair.flax_module, LEARNING_RATE), optimizer=optimizer)
-        state = train.with_variables(recipe, variables)._replace(step=jnp.uint32(STEP), opt_state=opt_state)
-        return train.train_step(recipe, state, train.Batch(case.images, case.labels, case.real), SEED)
-
-    return links.steps(pair, take_step, case, compiled)
+def take_step(pair: TrainedPair, optimizer: Any, variables: Any, opt_state: Any, case: Any) -> train.TrainState:
+    """Take a step of our own training, dropout on: `real` says which images of the batch count."""
+    recipe = replace(tutorial(pair.flax_module, LEARNING_RATE), optimizer=optimizer)
+    state = train.with_variables(recipe, variables)._replace(step=jnp.uint32(STEP), opt_state=opt_state)
+    return train.train_step(recipe, state, train.Batch(case.images, case.labels, case.real), SEED)
 
 
 def initial(pair: TrainedPair, draws: int = DRAWS) -> Iterator[Check]:
@@ -106,7 +102,7 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
     stretches: list[list[Check]] = []
     for number, (start, end) in enumerate(trial.stretches()):
         if single:
-            theirs = [flax_snapshot(pair, state)] * len(pair.dtypes)
+            theirs = [links.flax_snapshot(pair, state)] * len(pair.dtypes)
         state = take_steps(state, data, jnp.uint32(SEED), jnp.int32(end - start))
         if single and number % 2:
             continue
@@ -114,12 +110,11 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
             theirs = [{**before, "loss": np.array(0.0)} for before in theirs]
         batches = [batch_of(trial, step, images, labels) for step in range(start, end)]
         theirs = [
-            torch_training(pair, before, batches, dtype, LEARNING_RATE, momentum=MOMENTUM)
+            links.torch_training(pair, before, batches, dtype, LEARNING_RATE, momentum=MOMENTUM)
             for before, dtype in zip(theirs, pair.dtypes, strict=True)
         ]
-        place = {"step": end, "bound": TRAJECTORY_BOUND}
-        after = flax_snapshot(pair, state)
-        stretches.append(list(compare(pair, trial.weights, "trajectory", after, theirs, **place)))
+        ours, place = links.flax_snapshot(pair, state), {"step": end, "bound": TRAJECTORY_BOUND}
+        stretches.append([*links.compare(pair, trial.weights, "trajectory", ours, theirs, **place)])
     worst = []
     for tensor in zip(*stretches, strict=True):
         points = tuple((check.step or 0, min(check.error, LARGEST), check.pytorch or 0.0) for check in tensor)
@@ -135,12 +130,9 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
 def batch_of(trial: Trial, step: int, images: np.ndarray, labels: np.ndarray) -> Case:
     """Make the batch of a step of our training."""
     epoch, position = divmod(step, trial.per_epoch)
-    order = np.asarray(_epoch_order(epoch, len(images)))[position * trial.batch :][: trial.batch]
+    order = np.asarray(EPOCH_ORDER(SEED, epoch, len(images)))[position * trial.batch :][: trial.batch]
     real, key = np.ones(len(order), bool), dropout_key(step, len(order))
     return Case("", trial.weights, images[order], labels[order], real, key)
-
-
-_epoch_order = jax.jit(lambda epoch, images: train.epoch_order(SEED, epoch, images), static_argnums=1)
 
 
 def _typical(trial: Trial, tensor: tuple[Check, ...]) -> Check:
@@ -157,13 +149,11 @@ def evaluation(pair: TrainedPair, trial: Trial, weights: NamedArrays) -> Iterato
     loss, accuracy = pair.metrics(logits, jnp.asarray(labels))
     real, others = np.ones(len(labels), bool), []
     for dtype in pair.dtypes:
-        with torch.no_grad():
-            theirs, _ = torch_trace.run(pair.torch_module, torch_parameters(weights, dtype), pixels(images, dtype), {})
-        others.append({"logits": theirs.numpy(), "loss": mean_loss(theirs, labels, real).numpy()})
-    yield from compare(pair, weights, "evaluation", {"logits": logits, "loss": loss}, others)
+        theirs, _ = torch_trace.run(pair.torch_module, torch_parameters(weights, dtype), pixels(images, dtype), {})
+        others.append({"logits": theirs.detach().numpy(), "loss": mean_loss(theirs, labels, real).detach().numpy()})
+    yield from links.compare(pair, weights, "evaluation", {"logits": logits, "loss": loss}, others)
     ours, truth = np.asarray(logits, np.float64), others[0]["logits"]
-    best = np.sort(truth, axis=1)
-    sure = best[:, -1] - best[:, -2] > 2 * np.abs(ours - truth).max()
+    sure = np.diff(np.sort(truth, axis=1))[:, -1] > 2 * np.abs(ours - truth).max()
     wrong = (sure & (ours.argmax(1) != truth.argmax(1))).sum()
     yield Check(pair.precision, "evaluation", "predictions", float(wrong), 0.0)
     error = abs(float(accuracy) - (ours.argmax(1) == labels).mean())
