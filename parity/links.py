@@ -65,7 +65,7 @@ def _mask_rates(pair: Pair, case: Case, ours: Pass) -> Iterator[Check]:
     for name, layer in pair.torch_module.named_modules():
         if isinstance(layer, torch.nn.Dropout) and case.key is not None:
             mask, keep = ours.masks[name.replace(".", "/")], 1 - layer.p
-            bound = SIGMAS * math.sqrt(keep * (1 - keep) / mask.size)
+            bound = SIGMAS * math.sqrt(layer.p * keep / mask.size)
             yield Check(pair.precision, "activations", f"{name}.mask", abs(float(mask.mean()) - keep), bound, case.name)
 
 
@@ -75,22 +75,21 @@ def torch_training(
     """Train in PyTorch from a state, a step a batch with JAX's dropout masks, and return the state after it."""
     weights = {name: array for name, array in start.items() if f"{name}.momentum" in start}
     variables = pair.variables(weights)  # which the masks do not depend on
-    parameters, loss_sum = torch_parameters(weights, dtype), float(start["loss"])
-    optimizer = torch.optim.SGD(parameters.values(), learning_rate, **sgd)
-    for name, p in parameters.items():
+    params, loss_sum = torch_parameters(weights, dtype), float(start["loss"])
+    optimizer = torch.optim.SGD(params.values(), learning_rate, **sgd)
+    for name, p in params.items():
         optimizer.state[p]["momentum_buffer"] = torch.tensor(start[f"{name}.momentum"], dtype=dtype)
     for batch in batches:
         x, flax_x = pair.torch_input(batch.images, dtype), pair.flax_input(batch.images, pair.precision)
         masks = {} if batch.key is None else jax.device_get(dropout_masks(pair, variables, flax_x, batch.key))
-        output, _ = torch_trace.run(pair.torch_module, parameters, x, masks)
+        output, _ = torch_trace.run(pair.torch_module, params, x, masks)
         loss = pair.torch_loss(output, batch.labels, batch.real)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         loss_sum += loss.item() * batch.real.sum()
-    named = parameters.items() if sgd.get("momentum") else ()
-    buffers = {name: optimizer.state[p]["momentum_buffer"].numpy() for name, p in named}
-    return snapshot({name: p.detach().numpy() for name, p in parameters.items()}, buffers, loss_sum)
+    buffers = {name: optimizer.state[p]["momentum_buffer"].numpy() for name, p in params.items() if "momentum" in sgd}
+    return snapshot({name: p.detach().numpy() for name, p in params.items()}, buffers, loss_sum)
 
 
 def snapshot(params: NamedArrays, buffers: NamedArrays, loss_sum: Any) -> NamedArrays:

@@ -10,7 +10,6 @@ from jax import lax
 from jaxtyping import Array
 
 from parity.flax_trace import Operation
-from parity.pair import Pair
 
 Mistake = Callable[[Any], Any]  # a pair of any kind to another of that kind
 
@@ -70,12 +69,8 @@ def loss(wrong: Callable[[Callable[..., Array], Array, Array, Array], Array]) ->
 
 def optimizer(wrong: Callable[..., optax.GradientTransformation]) -> Mistake:
     """Make Flax's optimizers in another way: `wrong` is given the right one and the options of PyTorch's."""
-
-    def make(pair: Pair) -> Pair:
-        made = {kind: (options, wrong(right, **options)) for kind, (options, right) in pair.optimizers.items()}
-        return replace(pair, optimizers=made)
-
-    return make
+    made = lambda pair: {kind: (o, wrong(right, **o)) for kind, (o, right) in pair.optimizers.items()}  # noqa: E731
+    return lambda pair: replace(pair, optimizers=made(pair))
 
 
 def in_bfloat16(x: Array) -> Array:
