@@ -25,27 +25,21 @@ def float32_floor(weights: dict[str, np.ndarray]) -> float:
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison.
-
-    precision, link, tensor, case: what was compared.  error: max|a-b| / max|b| or an error of another kind, never NaN.
-    pytorch: PyTorch's own error against the truth, if the bound is made of it.
-    index, ours, truth: where a tensor's error is largest, and both values there.  note: what else there is to say.
-    step: of training, after which it was compared.  points: step, error and PyTorch's own at each comparison till then.
-    """
+    """One comparison: what was compared, its error and its bound."""
 
     precision: str
     link: str
     tensor: str
-    error: float
+    error: float  # max|a-b| / max|b|, or one of another kind; never NaN
     bound: float
     case: str = ""
-    step: int | None = None
-    pytorch: float | None = None
-    index: list[int] | None = None
-    ours: float = 0.0
-    truth: float = 0.0
+    step: int | None = None  # of training, after which it was compared
+    pytorch: float | None = None  # PyTorch's own error against the truth, if the bound is made of it
+    index: list[int] | None = None  # of the tensor's largest error
+    ours: float = 0.0  # JAX's value there
+    truth: float = 0.0  # PyTorch's
     note: str = ""
-    points: tuple[tuple[int, float, float], ...] = ()
+    points: tuple[tuple[int, float, float], ...] = ()  # step, error and PyTorch's own, of each comparison up to `step`
 
     @property
     def name(self) -> str:
@@ -65,16 +59,12 @@ class Check:
     def __str__(self) -> str:
         values = "" if self.index is None else f" at {self.index}: JAX {self.ours:.9g}, PyTorch {self.truth:.9g}"
         step = "" if self.step is None else f", after step {self.step}"
-        return (
-            f"{self.name}: error {self.error:.3g}, bound {self.bound:.3g}{step}{self.note and ', '}{self.note}{values}"
-        )
+        note = self.note and f", {self.note}"
+        return f"{self.name}: error {self.error:.3g}, bound {self.bound:.3g}{step}{note}{values}"
 
 
 def error(array: Any, truth: Any) -> float:
-    """Compute max|array - truth| / max|truth|.
-
-    It is 0 for two arrays of zeros, and infinite for other shapes, NaN, or zeros that are not zero.
-    """
+    """Compute max|array - truth| / max|truth|: infinite if shapes differ, for NaN, and for a truth of zeros only."""
     array, truth = np.asarray(array, np.float64), np.asarray(truth, np.float64)
     if array.shape != truth.shape:
         return inf
@@ -87,14 +77,12 @@ def error(array: Any, truth: Any) -> float:
 def judge(
     ours: Any, truth: Any, pytorch: Any = None, *, bound: float = FLOAT64_BOUND, floor: float = 0.0, **place: Any
 ) -> Check:
-    """Compare with the truth: within `bound`, or, if PyTorch's float32 is given, within twice its own error.
-
-    floor: what such a bound is at least.  place: fields of the check that say what is compared.
-    """
+    """Compare with the truth: within `bound`, or, given PyTorch's float32, within twice its own error or `floor`."""
     ours, truth = np.asarray(ours, np.float64), np.asarray(truth, np.float64)
-    theirs = None if pytorch is None else error(pytorch, truth)
-    bound = bound if theirs is None else max(FACTOR * theirs, floor)
-    place |= {"error": error(ours, truth), "bound": bound, "pytorch": theirs}
+    if pytorch is not None:
+        place["pytorch"] = error(pytorch, truth)
+        bound = max(FACTOR * place["pytorch"], floor)
+    place |= {"error": error(ours, truth), "bound": bound}
     if ours.shape != truth.shape:
         return Check(note=f"shape {ours.shape}, should be {truth.shape}", **place)
     index = np.unravel_index(np.abs(ours - truth).argmax(), ours.shape)  # NaN counts as the largest

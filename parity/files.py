@@ -14,6 +14,7 @@ import numpy as np
 from jaxcnn import files, networks, progress
 from jaxcnn import weights as flax_weights
 from jaxcnn.errors import UserError
+from jaxcnn.files import NamedArrays
 from jaxcnn.networks import Network
 from jaxcnn.weights import FLOATS, NOT_THESE, Weights
 from parity.table import Naming, Table
@@ -26,17 +27,11 @@ PREFIX = re.compile(r"((module|_orig_mod|model|net|network|params)[./])*")
 
 
 def load_weights(path: str | Path, dtype: str | None = "float32", say: Say = progress.say) -> Weights:
-    """Load weights from any form and say what nests and prefixes are undone; UserError naming what does not fit.
-
-    dtype: what to give them in; None keeps the file's: float16, bfloat16, float32 or float64.
-    """
+    """Load weights from any form, as `dtype`; None keeps the file's. UserError names what does not fit."""
     file = flax_weights.weights_file(path)
     if not file.exists():
         raise UserError("no such file", path, "name a run directory, a .pth or a .safetensors")
-    if file.suffix == ".safetensors":
-        arrays, metadata = files.read_arrays(file)
-    else:
-        arrays, metadata = _read_torch(file, say), {}
+    arrays, metadata = files.read_arrays(file) if file.suffix == ".safetensors" else (_read_torch(file, say), {})
     network, arrays = _in_flax_naming(_without_prefixes(arrays, file, say), metadata, file)
     if dtype is not None:
         with np.errstate(over="ignore"):
@@ -76,9 +71,7 @@ def _is_flax(arrays: Iterable[str]) -> bool:
     return any(name.endswith("kernel") for name in arrays)
 
 
-def _in_flax_naming(
-    arrays: files.NamedArrays, metadata: Mapping[str, str], where: Path
-) -> tuple[Network, files.NamedArrays]:
+def _in_flax_naming(arrays: NamedArrays, metadata: Mapping[str, str], where: Path) -> tuple[Network, NamedArrays]:
     """Carry arrays in either naming to Flax's, checked by the file's own names against the network that they are of."""
     is_flax, entries = _is_flax(arrays), {entry.flax: entry for entry in TABLES["tutorial"].entries}
 
@@ -94,7 +87,7 @@ def _in_flax_naming(
     return network, arrays if is_flax else table.carry(arrays, "flax")
 
 
-def _without_prefixes(arrays: files.NamedArrays, where: Path, say: Say) -> files.NamedArrays:
+def _without_prefixes(arrays: NamedArrays, where: Path, say: Say) -> NamedArrays:
     """Remove the prefixes that `DataParallel`, `torch.compile`, Lightning and Flax's `{"params": ...}` add."""
     removed, bare = dict[str, None](), {}
     for name, array in arrays.items():
@@ -110,11 +103,8 @@ def _without_prefixes(arrays: files.NamedArrays, where: Path, say: Say) -> files
     return bare
 
 
-def _read_torch(path: Path, say: Say) -> files.NamedArrays:
-    """Read the arrays of the `state_dict` in a PyTorch file, in its order.
-
-    It is a pickle, which can run any code: it is read with `weights_only=True`, always, and what would run is refused.
-    """
+def _read_torch(path: Path, say: Say) -> NamedArrays:
+    """Read the arrays of the `state_dict` in a PyTorch file, in its order."""
     torch = require_torch(path)
     try:
         # torch.load does not look at the checksums that torch.save writes.
@@ -123,15 +113,17 @@ def _read_torch(path: Path, say: Say) -> files.NamedArrays:
                 if damaged := archive.testzip():
                     raise ValueError(f"damaged: {damaged} does not match its checksum")
         with warnings.catch_warnings(action="ignore"):
+            # A pickle can run any code: `weights_only=True` refuses what would run.
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:  # a damaged pickle or archive raises whatever it likes
         text = str(problem) or type(problem).__name__
         if refused := re.search(r"GLOBAL (\S+)", text):
+            what = f"refused: it asks for {refused[1]}, which could run code"
             todo = "save model.state_dict(), nothing else"
-            raise UserError(f"refused: it asks for {refused[1]}, which could run code", path, todo) from None
-        reason = re.split(r"WeightsUnpickler error:\s*", text)[-1].split("\n")[0]
-        todo = "save the state_dict again, or use another copy"
-        raise UserError(f"not a readable PyTorch file ({reason:.80})", path, todo) from None
+        else:
+            reason = re.split(r"WeightsUnpickler error:\s*", text)[-1].split("\n")[0]
+            what, todo = f"not a readable PyTorch file ({reason:.80})", "save the state_dict again, or use another copy"
+        raise UserError(what, path, todo) from None
     arrays = {}
     for name, tensor in _innermost(content, path, say).items():
         dtype = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
@@ -146,27 +138,22 @@ def _read_torch(path: Path, say: Say) -> files.NamedArrays:
 
 def _innermost(content: Any, where: Path, say: Say) -> Mapping[str, Any]:
     """Open nests such as `{"state_dict": ...}`, down to the innermost."""
-    opened: list[str] = []
-    while isinstance(content, Mapping) and len(opened) < 9:  # a dict in a pickle may hold itself
-        nest = next((name for name in NESTS if isinstance(content.get(name), Mapping)), None)
-        if nest is None:
-            break
-        opened.append(nest)
-        content = content[nest]
     if not isinstance(content, Mapping):
         raise UserError(f"expected a state_dict, got {type(content).__name__}", where, "save model.state_dict()")
+    opened: list[str] = []  # at most 9: a dict in a pickle may hold itself
+    while len(opened) < 9 and (nests := [name for name in NESTS if isinstance(content.get(name), Mapping)]):
+        opened.append(nests[0])
+        content = content[nests[0]]
     if opened:
         say(f"note: {where}: opened {' > '.join(opened)}")
     return content
 
 
-def _write_torch(path: Path, arrays: files.NamedArrays) -> None:
-    """Write a `state_dict`."""
+def _write_torch(path: Path, arrays: NamedArrays) -> None:
     torch, tensors = require_torch(path), {}
     for name, array in arrays.items():
-        narrow = array.dtype.name == "bfloat16"
-        tensor = torch.from_numpy(array.view(np.uint16) if narrow else array)
-        tensors[name] = tensor.view(torch.bfloat16) if narrow else tensor
+        bits = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+        tensors[name] = torch.from_numpy(bits).view(getattr(torch, array.dtype.name))
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
 
@@ -183,6 +170,4 @@ def require_torch(where: object) -> Any:
     if importlib.util.find_spec("torch") is None:
         todo = "pip install 'jaxcnn[parity]', or take a .safetensors if it is weights"
         raise UserError("PyTorch is not installed", where, todo)
-    import torch
-
-    return torch
+    return importlib.import_module("torch")

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,13 +13,10 @@ Operation = Callable[..., Array]  # (module, its own call, inputs ...) -> output
 
 
 class Trace(NamedTuple):
-    """What was seen, in the order in which the calls ended; a module's second call is named `block/conv#1`.
+    """What was seen, in the order in which the calls ended; a module's second call is named `block/conv#1`."""
 
-    calls: first input and output of each.  masks: which elements each dropout kept.
-    """
-
-    calls: OrderedDict[str, tuple[Array, Array]]
-    masks: OrderedDict[str, Array]
+    calls: OrderedDict[str, tuple[Array, Array]]  # first input and output
+    masks: OrderedDict[str, Array]  # which elements each dropout kept
 
 
 def run(apply: Callable[[], Any], operations: Mapping[str, Operation]) -> tuple[Any, Trace]:
@@ -30,13 +28,11 @@ def run(apply: Callable[[], Any], operations: Mapping[str, Operation]) -> tuple[
         if context.method_name != "__call__" or not module.path:
             return call(*args, **kwargs)
         path = "/".join(module.path)
-        run_layer = call
-        if path in operations:
-            run_layer = lambda *args, **kwargs: operations[path](module, call, *args, **kwargs)  # noqa: E731
-        output = run_layer(*args, **kwargs)
+        layer = partial(operations[path], module, call) if path in operations else call
+        output = layer(*args, **kwargs)
         name = unique(path, trace.calls)
         if "Dropout" in type(module).__name__:
-            trace.masks[name] = run_layer(jnp.ones_like(args[0]), *args[1:], **kwargs) != 0
+            trace.masks[name] = layer(jnp.ones_like(args[0]), *args[1:], **kwargs) != 0
         trace.calls[name] = args[0], output
         return output
 

@@ -19,45 +19,32 @@ from parity.torch_trace import channels_first, channels_last
 
 
 class Case(NamedTuple):
-    """Weights, and a batch for them.
-
-    weights: a `state_dict` of float32 arrays.  images: what both sides are given.  labels: uint8 classes.
-    real: which images count.  key: of the dropout masks, in JAX's own form; None if dropout is off.
-    """
+    """Weights, and a batch for them."""
 
     name: str
-    weights: NamedArrays
+    weights: NamedArrays  # a `state_dict` of float32
     images: np.ndarray
-    labels: np.ndarray
-    real: np.ndarray
-    key: Any = None
+    labels: np.ndarray  # uint8
+    real: np.ndarray  # which images count
+    key: Any = None  # of the dropout masks, in JAX's own form; None if dropout is off
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A PyTorch module and its Flax port, and how both are run on the same inputs.
+    """A PyTorch module and its Flax port, and how both are run on the same inputs."""
 
-    torch_module, flax_module: what is compared. PyTorch's own weights are not used.  precision: what JAX computes in.
-    table: which entry is which.  output: what the networks' output is called.
-    torch_input, flax_input: (images, type) -> what each side is called with.
-    apply: (Flax module, variables, input, key) -> output.
-    torch_loss, flax_loss: (output, labels, real) -> the loss.
-    optimizers: by kind (options of `torch.optim.SGD`, optax's transformation).
-    operations: what takes the place of a Flax layer's call, by the layer's name.
-    """
-
-    torch_module: nn.Module
+    torch_module: nn.Module  # its own weights are not used
     flax_module: Any
-    precision: str
+    precision: str  # what JAX computes in
     table: Table
-    torch_input: Callable[[np.ndarray, torch.dtype], torch.Tensor]
+    torch_input: Callable[[np.ndarray, torch.dtype], torch.Tensor]  # of a case's images
     flax_input: Callable[[np.ndarray, str], Array]
-    apply: Callable[..., Array]
-    torch_loss: Callable[..., torch.Tensor]
+    apply: Callable[..., Array]  # (Flax module, variables, input, key) -> output
+    torch_loss: Callable[..., torch.Tensor]  # (output, labels, real) -> loss
     flax_loss: Callable[..., Array]
-    optimizers: Mapping[str, tuple[dict[str, Any], Any]]
-    output: str = "output"
-    operations: Mapping[str, flax_trace.Operation] = field(default_factory=dict)
+    optimizers: Mapping[str, tuple[dict[str, Any], Any]]  # by kind: options of `torch.optim.SGD`, and optax's optimizer
+    output: str = "output"  # its name
+    operations: Mapping[str, flax_trace.Operation] = field(default_factory=dict)  # by layer: what replaces its call
 
     @property
     def dtypes(self) -> list[torch.dtype]:
@@ -70,17 +57,13 @@ class Pair:
 
 
 class Pass(NamedTuple):
-    """Arrays by name in order of execution: images channels last, parameters as in a `state_dict`.
+    """Arrays by name in order of execution: images channels last, parameters as in a `state_dict`."""
 
-    inputs, activations: of every layer.  outputs: of the network, and the loss.  masks: what dropout kept.
-    gradients: of every parameter, from the last back to the first, and of the input.
-    """
-
-    inputs: NamedArrays
+    inputs: NamedArrays  # of every layer
     activations: NamedArrays
-    outputs: NamedArrays
-    gradients: NamedArrays
-    masks: NamedArrays
+    outputs: NamedArrays  # of the network, and the loss
+    gradients: NamedArrays  # of every parameter, from the last back to the first, and of the input
+    masks: NamedArrays  # what each dropout kept; none if it is off
 
 
 def flax_pass(pair: Pair, case: Case, compiled: bool = True) -> Pass:
@@ -89,8 +72,8 @@ def flax_pass(pair: Pair, case: Case, compiled: bool = True) -> Pass:
     with jax.disable_jit(not compiled):
         (loss, (output, trace)), (gradients, dx) = _loss(pair, pair.variables(case.weights), x, labels, real, case.key)
     inputs, outputs = ({name: call[i] for name, call in trace.calls.items()} for i in (0, 1))
-    backwards = {**pair.table.to_torch(gradients), "input": dx}
-    named = inputs, {"input": x, **outputs}, {pair.output: output, "loss": loss}, backwards, trace.masks
+    backwards, masks = {**pair.table.to_torch(gradients), "input": dx}, {} if case.key is None else trace.masks
+    named = inputs, {"input": x, **outputs}, {pair.output: output, "loss": loss}, backwards, masks
     return Pass(*({name: np.asarray(array) for name, array in arrays.items()} for arrays in named))
 
 
@@ -103,27 +86,20 @@ def _loss(pair: Pair, variables: Any, x: Array, labels: Array, real: Array, key:
     return jax.value_and_grad(of, argnums=(0, 1), has_aux=True)(variables, x)
 
 
-def dropout_masks(pair: Pair, variables: Any, case: Case) -> NamedArrays:
-    """Compute what each dropout keeps: the rest of the network is compiled away."""
-    masks = _masks(pair, variables, pair.flax_input(case.images, pair.precision), case.key)
-    return {name: np.asarray(mask) for name, mask in masks.items()}
-
-
 @partial(jax.jit, static_argnums=0)
-def _masks(pair: Pair, variables: Any, x: Array, key: Any) -> Any:
+def dropout_masks(pair: Pair, variables: Any, x: Array, key: Any) -> Any:
+    """Compute what each dropout keeps: the rest of the network is compiled away."""
     return flax_trace.run(partial(pair.apply, pair.flax_module, variables, x, key), pair.operations)[1].masks
 
 
 def torch_pass(pair: Pair, case: Case, dtype: torch.dtype, masks: NamedArrays) -> Pass:
     """Run the same in PyTorch, with the dropout masks of JAX."""
-    parameters = torch_parameters(case.weights, dtype)
-    x = pair.torch_input(case.images, dtype).requires_grad_()
+    parameters, x = torch_parameters(case.weights, dtype), pair.torch_input(case.images, dtype).requires_grad_()
     output, calls = torch_trace.run(pair.torch_module, parameters, x, masks)
     loss = pair.torch_loss(output, case.labels, case.real)
-    last_first = dict(reversed(parameters.items()))
-    *gradients, dx = torch.autograd.grad(loss, [*last_first.values(), x])
+    dx, *gradients = torch.autograd.grad(loss, [x, *parameters.values()])
     inputs, outputs = ({name: channels_last(call[i]) for name, call in calls.items()} for i in (0, 1))
-    backwards = {name: g.numpy() for name, g in zip(last_first, gradients, strict=True)}
+    backwards = {name: g.numpy() for name, g in reversed([*zip(parameters, gradients, strict=True)])}
     ends = {pair.output: channels_last(output), "loss": loss.detach().numpy()}
     return Pass(inputs, {"input": channels_last(x), **outputs}, ends, {**backwards, "input": channels_last(dx)}, masks)
 

@@ -12,8 +12,7 @@ import torch
 from jaxcnn import data, platform
 from jaxcnn.files import NamedArrays
 from jaxcnn.networks import Network
-from parity.twins import controls, training
-from parity.twins.cases import pair_of
+from parity.twins import cases, controls, training
 
 PARTS = ("float64", "float32", "controls")
 
@@ -29,8 +28,7 @@ def run_parts(*given: Any) -> dict[str, Any]:
             for process in multiprocessing.active_children():
                 process.kill()
             raise
-    checks = [check for result in results for check in result["checks"]]
-    return {"device": results[0]["device"], "checks": checks, "faults": results[-1]["faults"]}
+    return {**results[-1], "checks": [check for result in results for check in result["checks"]]}
 
 
 def part(
@@ -41,8 +39,8 @@ def part(
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     with jax.enable_x64(name != "float32"):
         if name == "controls":
-            trial = controls.small_trial(data.load("digits"))
-            pair = pair_of(controls.NETWORK, controls.PRECISION)
-            return {"device": device, "checks": list(training.initial(pair)), "faults": controls.run(trial)}
+            initial = training.initial(cases.pair_of(controls.NETWORK, controls.PRECISION))
+            faults = controls.run(controls.small_trial(data.load("digits")))
+            return {"device": device, "checks": list(initial), "faults": faults}
         trial = training.Trial(weights, data.load(*source), steps=steps)
-        return {"device": device, "checks": list(training.checks(pair_of(network, name), trial))}
+        return {"device": device, "checks": list(training.checks(cases.pair_of(network, name), trial))}

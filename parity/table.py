@@ -19,16 +19,12 @@ Shape = tuple[int, ...]
 
 
 class Entry(NamedTuple):
-    """An array in both namings.
+    """An array in both namings."""
 
-    torch, flax: its names, `conv1.weight` and `conv1/kernel`.  axes: an einops pattern from PyTorch to Flax.
-    sizes: of axes that the shapes do not tell.  collection: of the Flax variable.
-    """
-
-    torch: str
-    flax: str
-    axes: str
-    sizes: Mapping[str, int] = {}
+    torch: str  # `conv1.weight`
+    flax: str  # `conv1/kernel`
+    axes: str  # an einops pattern from PyTorch to Flax
+    sizes: Mapping[str, int] = {}  # of axes that the shapes do not tell
     collection: str = "params"
 
     def carry(self, array: np.ndarray, target: Naming) -> np.ndarray:
@@ -48,8 +44,7 @@ DENSE_AFTER_FLATTEN = "o (c h w) -> (h w c) o"  # (C, H, W) inputs in PyTorch, (
 def layer(name: str, axes: str, **sizes: int) -> tuple[Entry, Entry]:
     """Make the entries of a layer with a weight and a bias, both named alike: `block.conv`, `block/conv`."""
     path = name.replace(".", "/")
-    kernel = Entry(f"{name}.weight", f"{path}/kernel", axes, sizes)
-    return kernel, Entry(f"{name}.bias", f"{path}/bias", "o -> o")
+    return Entry(f"{name}.weight", f"{path}/kernel", axes, sizes), Entry(f"{name}.bias", f"{path}/bias", "o -> o")
 
 
 @dataclass(frozen=True)
@@ -71,8 +66,7 @@ class Table:
     def to_flax(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """Make Flax variables of a `state_dict`, of arrays or of tensors."""
         arrays = self.carry(state_dict, "flax")
-        paths = {f"{entry.collection}/{entry.flax}": arrays[entry.flax] for entry in self.entries}
-        return unflatten_dict(paths, sep="/")
+        return unflatten_dict({f"{e.collection}/{e.flax}": arrays[e.flax] for e in self.entries}, sep="/")
 
     def to_torch(self, variables: Mapping[str, Any]) -> NamedArrays:
         """Make a `state_dict` of Flax variables, or of anything of their structure."""

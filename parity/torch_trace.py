@@ -25,7 +25,7 @@ def run(
     calls: Calls = {}
 
     def keep(path: str, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:
-        name = unique(path, calls)
+        name = unique(path.replace(".", "/"), calls)
         if isinstance(layer, nn.Dropout):
             output = inputs[0]
             if name in masks:
@@ -33,8 +33,7 @@ def run(
         calls[name] = inputs[0], inputs[0].movedim(1, -1).flatten(1) if isinstance(layer, nn.Flatten) else output
         return output
 
-    layers = [(path.replace(".", "/"), layer) for path, layer in module.named_modules() if path]
-    hooks = [layer.register_forward_hook(partial(keep, path)) for path, layer in layers]
+    hooks = [layer.register_forward_hook(partial(keep, path)) for path, layer in module.named_modules() if path]
     try:
         return torch.func.functional_call(module, dict(parameters), (x,)), calls
     finally:

@@ -13,7 +13,6 @@ from jaxcnn import networks, recipe, train
 from jaxcnn.data import Split
 from jaxcnn.files import NamedArrays
 from jaxcnn.layers import DropoutKey, scale_pixels
-from jaxcnn.networks import Network
 from jaxcnn.weights import Weights
 from parity import torch_trace
 from parity.files import table_of
@@ -36,11 +35,7 @@ TWINS = {"tutorial": tutorial.CNN}
 
 @dataclass(frozen=True, eq=False)
 class TrainedPair(Pair):
-    """A network of ours, its twin and its training.
-
-    draw: (network, key) -> the variables that training starts from.
-    make_train_steps, predict_logits, metrics: as in `train`.
-    """
+    """A network of ours, its twin and its training."""
 
     draw: Callable[..., Any] = networks.initial_variables
     make_train_steps: Callable[..., Any] = train.make_train_steps
@@ -48,7 +43,7 @@ class TrainedPair(Pair):
     metrics: Callable[..., Any] = train.metrics
 
 
-def pair_of(network: Network, precision: str) -> TrainedPair:
+def pair_of(network: networks.Network, precision: str) -> TrainedPair:
     """Make the pair of a network of ours and its PyTorch twin."""
     with torch.device("meta"):  # the twin's own weights are not used
         torch_module = twin(network)
@@ -67,7 +62,7 @@ def pair_of(network: Network, precision: str) -> TrainedPair:
     )
 
 
-def twin(network: Network) -> torch.nn.Module:
+def twin(network: networks.Network) -> torch.nn.Module:
     """Make the PyTorch twin of a network, with weights that PyTorch draws."""
     fields = networks.describe(network)
     return TWINS[fields.pop("name")](**fields)
@@ -103,25 +98,23 @@ def feature_maps(
     return {name: channels_last(outputs[name]) for name in layers}
 
 
-def torch_draws(network: Network, count: int) -> list[NamedArrays]:
+def torch_draws(network: networks.Network, count: int) -> list[NamedArrays]:
     """Draw a `state_dict` as PyTorch initialises it, `count` times."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         return [{name: t.numpy() for name, t in twin(network).state_dict().items()} for _ in range(count)]
 
 
-def cases(network: Network, weights: NamedArrays, split: Split, count: int) -> Iterator[Case]:
+def cases(network: networks.Network, weights: NamedArrays, split: Split, count: int) -> Iterator[Case]:
     """Make cases of `count` images each. `weights` are for all but the random case and the last three."""
     rng = np.random.default_rng(SEED)
-    labels = rng.integers(0, network.classes, count, dtype=np.uint8)
-    real = np.ones(count, bool)
+    labels, real = rng.integers(0, network.classes, count, dtype=np.uint8), np.ones(count, bool)
     noise = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     yield Case("random", torch_draws(network, 1)[0], noise, labels, real)
     yield Case("images", weights, split.images[:count], split.labels[:count], real)
     partial = np.arange(count) < count * 5 // 8
     yield Case("training", weights, split.images[-count:], split.labels[-count:], partial, dropout_key(STEP, count))
-    bright = noise.astype(np.float32) / np.float32(255)
-    tied = _dyadic(weights, rng)
+    bright, tied = noise.astype(np.float32) / np.float32(255), _dyadic(weights, rng)
     dots = (rng.integers(0, 3, noise.shape) / 4).astype(np.float32)
     for name, weights_of_case, images in (
         ("huge", _scaled(weights, HUGE), bright * HUGE),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 from scipy.stats import ks_2samp, kstwobign
 
 from jaxcnn import train
@@ -18,7 +18,6 @@ from jaxcnn.files import NamedArrays
 from jaxcnn.recipe import tutorial
 from parity import links, torch_trace
 from parity.bounds import FACTOR, LEFT_OUT, Check, float32_floor
-from parity.links import TorchTraining, compare, flax_snapshot
 from parity.pair import Case, torch_parameters
 from parity.twins.cases import SEED, STEP, TrainedPair, cases, dropout_key, mean_loss, pixels, torch_draws
 
@@ -28,29 +27,25 @@ LEARNING_RATE, MOMENTUM = 0.001, 0.9  # the tutorial's
 DRAWS, VALUES = 32, 1000  # how many draws, and how many values of each array
 LARGEST = 1e9  # that is drawn
 CHANCE = 1e-6  # of the distributions' check to fail if nothing is wrong
+EPOCH_ORDER = jax.jit(train.epoch_order, static_argnums=(0, 2))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is compared, and how much of it.
+    """What is compared, and how much of it."""
 
-    weights: a `state_dict` of float32 arrays to start from.
-    subset, batch: 500 images in batches of 8 make epochs of 63 steps, the last of 4 images.
-    stretch: steps of training that are compared at once. In float32 rounding decides unlike float64 somewhere in 10 to
-    20 % of stretches of 4 steps, in 0 to 50 % of 10 (four seeds, 70 steps).
-    compiled: if single passes and steps are; a control runs each of them once, and compilation takes longer.
-    """
-
-    weights: NamedArrays
+    weights: NamedArrays  # a `state_dict` of float32
     data: Dataset
     images: int = 8
-    subset: int = 500
+    subset: int = 500  # in batches of 8: epochs of 63 steps, the last of 4 images
     batch: int = 8
     steps: int = 200
+    # In float32 rounding decides unlike float64 somewhere in 10 to 20 % of stretches of 4 steps, in 0 to 50 % of 10
+    # (four seeds, 70 steps).
     stretch: int = 4
     evaluated: int = 100
     cases: tuple[str, ...] = ("random", "images", "training", "huge", "tiny", "zeros", "flat", "ties")
-    compiled: bool = True
+    compiled: bool = True  # single passes and steps: a control runs each of them once, and compilation takes longer
 
     @property
     def per_epoch(self) -> int:
@@ -69,19 +64,15 @@ def checks(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
         if case.name in trial.cases:
             same = yield from links.one_pass(pair, case, trial.compiled)
             if case.key is not None:
-                yield from own_steps(pair, same, trial.compiled)
+                yield from links.steps(pair, partial(take_step, pair), same, trial.compiled)
     yield from trajectory(pair, trial)
 
 
-def own_steps(pair: TrainedPair, case: Case, compiled: bool) -> Iterator[Check]:
-    """Compare single steps of our own `train_step`, dropout on, with a batch that is not full."""
-
-    def take_step(optimizer: Any, variables: Any, opt_state: Any, case: Any) -> train.TrainState:
-        recipe = replace(tutorial(pair.flax_module, LEARNING_RATE), optimizer=optimizer)
-        state = train.with_variables(recipe, variables)._replace(step=jnp.uint32(STEP), opt_state=opt_state)
-        return train.train_step(recipe, state, train.Batch(case.images, case.labels, case.real), SEED)
-
-    return links.steps(pair, take_step, case, compiled)
+def take_step(pair: TrainedPair, optimizer: Any, variables: Any, opt_state: Any, case: Any) -> train.TrainState:
+    """Take a step of our own training, dropout on: `real` says which images of the batch count."""
+    recipe = replace(tutorial(pair.flax_module, LEARNING_RATE), optimizer=optimizer)
+    state = train.with_variables(recipe, variables)._replace(step=jnp.uint32(STEP), opt_state=opt_state)
+    return train.train_step(recipe, state, train.Batch(case.images, case.labels, case.real), SEED)
 
 
 def initial(pair: TrainedPair, draws: int = DRAWS) -> Iterator[Check]:
@@ -107,44 +98,41 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
     data = train.Arrays(jnp.asarray(images), jnp.asarray(labels))
     state = train.with_variables(recipe, pair.variables(trial.weights))
     take_steps = pair.make_train_steps(recipe, trial.batch)
-    others = [TorchTraining(pair, trial.weights, dtype, LEARNING_RATE, momentum=MOMENTUM) for dtype in pair.dtypes]
+    theirs = [links.snapshot(trial.weights, {name: np.zeros_like(a) for name, a in trial.weights.items()}, 0.0)]
     stretches: list[list[Check]] = []
     for number, (start, end) in enumerate(trial.stretches()):
-        before = flax_snapshot(pair, state) if single else {}
+        if single:
+            theirs = [links.flax_snapshot(pair, state)] * len(pair.dtypes)
         state = take_steps(state, data, jnp.uint32(SEED), jnp.int32(end - start))
         if single and number % 2:
             continue
-        for other in others:
-            if single:
-                other.load(before)
-            for step in range(start, end):
-                replay(other, trial, images, labels, step)
-        after = flax_snapshot(pair, state)
-        theirs = [other.snapshot() for other in others]
-        place = {"step": end, "bound": TRAJECTORY_BOUND}
-        stretches.append(list(compare(pair, trial.weights, "trajectory", after, theirs, **place)))
+        if start % trial.per_epoch == 0:
+            theirs = [{**before, "loss": np.array(0.0)} for before in theirs]
+        batches = [batch_of(trial, step, images, labels) for step in range(start, end)]
+        theirs = [
+            links.torch_training(pair, before, batches, dtype, LEARNING_RATE, momentum=MOMENTUM)
+            for before, dtype in zip(theirs, pair.dtypes, strict=True)
+        ]
+        ours, place = links.flax_snapshot(pair, state), {"step": end, "bound": TRAJECTORY_BOUND}
+        stretches.append([*links.compare(pair, trial.weights, "trajectory", ours, theirs, **place)])
+    worst = []
     for tensor in zip(*stretches, strict=True):
         points = tuple((check.step or 0, min(check.error, LARGEST), check.pytorch or 0.0) for check in tensor)
-        worst = _typical(trial, tensor) if single else max(tensor, key=lambda check: check.error)
-        yield replace(worst, points=points)
+        chosen = _typical(trial, tensor) if single else max(tensor, key=lambda check: check.error)
+        worst.append(replace(chosen, points=points))
+    yield from worst
     if single:
-        bounds = [_typical(trial, tensor).bound for tensor in zip(*stretches, strict=True)]
-        left_out = [any(c.error > b for c, b in zip(stretch, bounds, strict=True)) for stretch in stretches]
+        left_out = [any(c.error > w.bound for c, w in zip(each, worst, strict=True)) for each in stretches]
         yield Check(pair.precision, "trajectory", "left_out", float(np.mean(left_out)), LEFT_OUT)
     yield from evaluation(pair, trial, pair.table.to_torch(state.variables))
 
 
-def replay(other: TorchTraining, trial: Trial, images: np.ndarray, labels: np.ndarray, step: int) -> None:
-    """Take step number `step` of our training in PyTorch."""
+def batch_of(trial: Trial, step: int, images: np.ndarray, labels: np.ndarray) -> Case:
+    """Make the batch of a step of our training."""
     epoch, position = divmod(step, trial.per_epoch)
-    if position == 0:
-        other.loss_sum = 0.0
-    order = np.asarray(_epoch_order(epoch, len(images)))[position * trial.batch :][: trial.batch]
-    key = dropout_key(step, len(order))
-    other.step(Case("", trial.weights, images[order], labels[order], np.ones(len(order), bool), key))
-
-
-_epoch_order = jax.jit(lambda epoch, images: train.epoch_order(SEED, epoch, images), static_argnums=1)
+    order = np.asarray(EPOCH_ORDER(SEED, epoch, len(images)))[position * trial.batch :][: trial.batch]
+    real, key = np.ones(len(order), bool), dropout_key(step, len(order))
+    return Case("", trial.weights, images[order], labels[order], real, key)
 
 
 def _typical(trial: Trial, tensor: tuple[Check, ...]) -> Check:
@@ -161,13 +149,11 @@ def evaluation(pair: TrainedPair, trial: Trial, weights: NamedArrays) -> Iterato
     loss, accuracy = pair.metrics(logits, jnp.asarray(labels))
     real, others = np.ones(len(labels), bool), []
     for dtype in pair.dtypes:
-        with torch.no_grad():
-            theirs, _ = torch_trace.run(pair.torch_module, torch_parameters(weights, dtype), pixels(images, dtype), {})
-        others.append({"logits": theirs.numpy(), "loss": mean_loss(theirs, labels, real).numpy()})
-    yield from compare(pair, weights, "evaluation", {"logits": logits, "loss": loss}, others)
+        theirs, _ = torch_trace.run(pair.torch_module, torch_parameters(weights, dtype), pixels(images, dtype), {})
+        others.append({"logits": theirs.detach().numpy(), "loss": mean_loss(theirs, labels, real).detach().numpy()})
+    yield from links.compare(pair, weights, "evaluation", {"logits": logits, "loss": loss}, others)
     ours, truth = np.asarray(logits, np.float64), others[0]["logits"]
-    best = np.sort(truth, axis=1)
-    sure = best[:, -1] - best[:, -2] > 2 * np.abs(ours - truth).max()
+    sure = np.diff(np.sort(truth, axis=1))[:, -1] > 2 * np.abs(ours - truth).max()
     wrong = (sure & (ours.argmax(1) != truth.argmax(1))).sum()
     yield Check(pair.precision, "evaluation", "predictions", float(wrong), 0.0)
     error = abs(float(accuracy) - (ours.argmax(1) == labels).mean())

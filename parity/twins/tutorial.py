@@ -5,10 +5,7 @@ from torch import nn
 
 
 class CNN(nn.Module):
-    """The tutorial's network; the names of its modules are the names of `jaxcnn.CNN`'s layers.
-
-    channels: of both convolutions.  hidden: width of `fc3`.  classes: width of `fc4`.
-    """
+    """The tutorial's network; the names of its modules are the names of `jaxcnn.CNN`'s layers."""
 
     def __init__(self, channels: int = 32, hidden: int = 512, classes: int = 10) -> None:
         super().__init__()
