@@ -23,6 +23,11 @@ def float32_floor(weights: dict[str, np.ndarray]) -> float:
     return EPSILON * len(fans) * ceil(sqrt(log2(max(fans))) / 2)
 
 
+def name_of(precision: str, link: str, tensor: str, case: str) -> str:
+    """Name a comparison: `float64/gradients/conv1.weight@ties`."""
+    return f"{precision}/{link}/{tensor}{case and '@'}{case}"
+
+
 @dataclass(frozen=True)
 class Check:
     """One comparison: what was compared, its error and its bound."""
@@ -43,8 +48,8 @@ class Check:
 
     @property
     def name(self) -> str:
-        """Name the comparison: `float64/gradients/conv1.weight@ties`."""
-        return f"{self.precision}/{self.link}/{self.tensor}{self.case and '@'}{self.case}"
+        """Name the comparison."""
+        return name_of(self.precision, self.link, self.tensor, self.case)
 
     @property
     def passed(self) -> bool:

@@ -18,13 +18,8 @@ class Control(NamedTuple):
     """A mistake made on purpose, and the first comparison that has to fail."""
 
     name: str
-    first: str  # `link/tensor@case`; empty if none has to
+    first: tuple[str, str, str] | None  # its link, tensor and case; None if none has to
     mistake: Mistake
-
-    @property
-    def link(self) -> str:
-        """Name the link of that comparison."""
-        return self.first.partition("/")[0]
 
 
 def axes(flax: str, pattern: str) -> Mistake:

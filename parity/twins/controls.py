@@ -16,6 +16,7 @@ from jaxcnn import train
 from jaxcnn.data import Dataset
 from jaxcnn.networks.tutorial import CNN
 from jaxcnn.recipe import sgd
+from parity.bounds import Check, name_of
 from parity.links import STEP_RATE
 from parity.mistakes import Control, axes, convolution, gradient_of, in_bfloat16, inputs, loss, operation, optimizer
 from parity.twins import training
@@ -31,19 +32,21 @@ def small_trial(data: Dataset) -> training.Trial:
     return training.Trial(weights, data, 4, subset=22, steps=4, stretch=2, evaluated=40, cases=cases, compiled=False)
 
 
-def catch(control: Control, trial: training.Trial) -> str | None:
-    """Name the first comparison that fails with a mistake, None if none does."""
+def catch(control: Control, trial: training.Trial) -> Check | None:
+    """Find the first comparison that fails with a mistake, None if none does."""
     pair = control.mistake(pair_of(NETWORK, PRECISION))
     made = itertools.chain(training.checks(pair, trial), training.initial(pair))
-    return next((check.name for check in made if not check.passed), None)
+    return next((check for check in made if not check.passed), None)
 
 
 def run(trial: training.Trial) -> list[dict[str, Any]]:
     """Try every control: what caught it, and whether that is what should have."""
     results = []
     for control in (NONE, *CONTROLS):
-        caught, expected = catch(control, trial), f"{PRECISION}/{control.first}" if control.first else None
-        results.append({"name": control.name, "caught_by": caught, "expected": expected, "passed": caught == expected})
+        caught = catch(control, trial)
+        place = caught and (caught.link, caught.tensor, caught.case)
+        names = {"caught_by": caught and caught.name, "expected": control.first and name_of(PRECISION, *control.first)}
+        results.append({"name": control.name, **names, "passed": place == control.first})
     return results
 
 
@@ -79,62 +82,71 @@ def accuracy_over_fill(logits: Any, labels: Any) -> tuple[Any, Any]:
     return loss, accuracy * len(labels) / (len(labels) + -len(labels) % 32)
 
 
-NONE = Control("no mistake", "", lambda pair: pair)
+NONE = Control("no mistake", None, lambda pair: pair)
 CONTROLS = (
-    Control("pixels scaled twice", "activations/input@random", inputs(lambda x: x / 255)),
-    Control("colour channels reversed", "activations/input@random", inputs(lambda x: x[..., ::-1])),
-    Control("height and width exchanged", "activations/input@random", inputs(lambda x: x.swapaxes(1, 2))),
-    Control("conv kernel: height for width", "activations/conv1@random", axes("conv1/kernel", "o i h w -> w h i o")),
-    Control("conv kernel: inputs for outputs", "activations/conv2@random", axes("conv2/kernel", "o i h w -> h w o i")),
-    Control("dense kernel not transposed", "activations/fc4@random", axes("fc4/kernel", "o i -> o i")),
-    Control("dense after flatten not permuted", "activations/fc3@random", axes("fc3/kernel", "o i -> i o")),
-    Control("flatten in PyTorch's order", "activations/flat@random",
+    Control("pixels scaled twice", ("activations", "input", "random"), inputs(lambda x: x / 255)),
+    Control("colour channels reversed", ("activations", "input", "random"), inputs(lambda x: x[..., ::-1])),
+    Control("height and width exchanged", ("activations", "input", "random"), inputs(lambda x: x.swapaxes(1, 2))),
+    Control("conv kernel: height for width", ("activations", "conv1", "random"),
+            axes("conv1/kernel", "o i h w -> w h i o")),
+    Control("conv kernel: inputs for outputs", ("activations", "conv2", "random"),
+            axes("conv2/kernel", "o i h w -> h w o i")),
+    Control("dense kernel not transposed", ("activations", "fc4", "random"), axes("fc4/kernel", "o i -> o i")),
+    Control("dense after flatten not permuted", ("activations", "fc3", "random"), axes("fc3/kernel", "o i -> i o")),
+    Control("flatten in PyTorch's order", ("activations", "flat", "random"),
             operation("flat", lambda layer, call, x: call(x.transpose(0, 3, 1, 2)))),
-    Control("padding off by one", "activations/conv1@random",
+    Control("padding off by one", ("activations", "conv1", "random"),
             convolution("conv1", lambda conv, x, k: conv(x, k, ((2, 0), (2, 0))))),
-    Control("kernel turned round", "activations/conv1@random",
+    Control("kernel turned round", ("activations", "conv1", "random"),
             convolution("conv1", lambda conv, x, k: conv(x, k[::-1, ::-1]))),
-    Control("products in bfloat16", "activations/conv1@random",
+    Control("products in bfloat16", ("activations", "conv1", "random"),
             convolution("conv1", lambda conv, x, k: conv(in_bfloat16(x), in_bfloat16(k)))),
-    Control("convolution's input gradient", "gradients/conv1.bias@random",
+    Control("convolution's input gradient", ("gradients", "conv1.bias", "random"),
             convolution("conv2", lambda conv, x, k: conv(stop(x), k) + gradient_of(conv(x, stop(k[::-1, ::-1]))))),
-    Control("convolution's kernel gradient", "gradients/conv2.weight@random",
+    Control("convolution's kernel gradient", ("gradients", "conv2.weight", "random"),
             convolution("conv2", lambda conv, x, k: conv(x, stop(k)) + gradient_of(conv(stop(x), jnp.roll(k, 1, 0))))),
-    Control("ReLU's gradient at 0", "gradients/fc3.bias@ties",
+    Control("ReLU's gradient at 0", ("gradients", "fc3.bias", "ties"),
             operation("act3", lambda layer, call, x: jnp.maximum(x, 0))),
-    Control("pooling with stride 1", "activations/pool2@random",
+    Control("pooling with stride 1", ("activations", "pool2", "random"),
             operation("pool2", lambda layer, call, x: nn.max_pool(x, (2, 2))[:, :16, :16])),
-    Control("pooling ties to all maxima", "gradients/conv2.weight@ties",
+    Control("pooling ties to all maxima", ("gradients", "conv2.weight", "ties"),
             operation("pool2", lambda layer, call, x: x.reshape(len(x), 16, 2, 16, 2, -1).max(axis=(2, 4)))),
-    Control("pooling ties to the last maximum", "gradients/conv2.weight@ties",
+    Control("pooling ties to the last maximum", ("gradients", "conv2.weight", "ties"),
             operation("pool2", lambda layer, call, x: call(x[:, ::-1, ::-1])[:, ::-1, ::-1])),
-    Control("dropout unscaled", "activations/drop1@training",
+    Control("dropout unscaled", ("activations", "drop1", "training"),
             operation("drop1", lambda layer, call, x, key: x if key is None else call(x, key) * (1 - layer.rate))),
-    Control("dropout keeps what it should drop", "activations/drop1.mask@training",
+    Control("dropout keeps what it should drop", ("activations", "drop1.mask", "training"),
             operation("drop1", lambda layer, call, x, key: x if key is None else x / (1 - layer.rate) - call(x, key))),
-    Control("dropout on at evaluation", "activations/drop1@random",
+    Control("dropout on at evaluation", ("activations", "drop1", "random"),
             operation("drop1", lambda layer, call, x, key: call(x, key or dropout_key(0, len(x))))),
-    Control("dropout off in training", "activations/drop1@training", operation("drop1", lambda layer, call, x, key: x)),
-    Control("labels off by one", "outputs/loss@random", loss(lambda right, x, y, real: right(x, (y + 1) % 10, real))),
-    Control("softmax twice", "outputs/loss@random", loss(lambda right, x, *rest: right(jax.nn.softmax(x), *rest))),
-    Control("sum for mean", "outputs/loss@random",
+    Control("dropout off in training", ("activations", "drop1", "training"),
+            operation("drop1", lambda layer, call, x, key: x)),
+    Control("labels off by one", ("outputs", "loss", "random"),
+            loss(lambda right, x, y, real: right(x, (y + 1) % 10, real))),
+    Control("softmax twice", ("outputs", "loss", "random"),
+            loss(lambda right, x, *rest: right(jax.nn.softmax(x), *rest))),
+    Control("sum for mean", ("outputs", "loss", "random"),
             loss(lambda right, x, labels, real: right(x, labels, real) * real.sum(dtype=x.dtype))),
-    Control("mean over the filled batch", "outputs/loss@training",
+    Control("mean over the filled batch", ("outputs", "loss", "training"),
             loss(lambda right, x, labels, real: right(x, labels, real) * real.mean(dtype=x.dtype))),
-    Control("wrong momentum", "step/conv1.weight@momentum",
+    Control("wrong momentum", ("step", "conv1.weight", "momentum"),
             optimizer(lambda right, momentum=0.0, **rest: sgd(STEP_RATE, momentum and 0.99, **rest))),
-    Control("dampened momentum", "step/conv1.weight@momentum",
+    Control("dampened momentum", ("step", "conv1.weight", "momentum"),
             optimizer(lambda right, momentum=0.0, **rest: optax.chain(optax.scale(1 - momentum), right))),
-    Control("learning rate inside the momentum", "step/conv1.weight@momentum",
+    Control("learning rate inside the momentum", ("step", "conv1.weight", "momentum"),
             optimizer(lambda right, **rest: optax.chain(optax.scale(STEP_RATE), sgd(1.0, **rest)))),
-    Control("Nesterov left out", "step/conv1.weight@nesterov",
+    Control("Nesterov left out", ("step", "conv1.weight", "nesterov"),
             optimizer(lambda right, nesterov=False, **rest: sgd(STEP_RATE, **rest))),
-    Control("weight decay after the step", "step/conv1.weight.momentum@decay",
+    Control("weight decay after the step", ("step", "conv1.weight.momentum", "decay"),
             optimizer(lambda right, weight_decay=0.0, **rest: optax.chain(
                 sgd(STEP_RATE, **rest), optax.add_decayed_weights(-STEP_RATE * weight_decay)))),
-    Control("Flax's initial weights", "trajectory/conv1.weight.initial", partial(replace, draw=flax_default)),
-    Control("last batch dropped", "trajectory/conv1.weight", partial(replace, make_train_steps=last_batch_dropped)),
-    Control("last batch filled with images", "trajectory/conv1.weight", partial(replace, make_train_steps=fill_counts)),
-    Control("last batch not evaluated", "evaluation/logits", partial(replace, predict_logits=last_batch_not_evaluated)),
-    Control("accuracy over the filled batch", "evaluation/accuracy", partial(replace, metrics=accuracy_over_fill)),
+    Control("Flax's initial weights", ("trajectory", "conv1.weight.initial", ""), partial(replace, draw=flax_default)),
+    Control("last batch dropped", ("trajectory", "conv1.weight", ""),
+            partial(replace, make_train_steps=last_batch_dropped)),
+    Control("last batch filled with images", ("trajectory", "conv1.weight", ""),
+            partial(replace, make_train_steps=fill_counts)),
+    Control("last batch not evaluated", ("evaluation", "logits", ""),
+            partial(replace, predict_logits=last_batch_not_evaluated)),
+    Control("accuracy over the filled batch", ("evaluation", "accuracy", ""),
+            partial(replace, metrics=accuracy_over_fill)),
 )  # fmt: skip
