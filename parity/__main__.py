@@ -22,7 +22,7 @@ EPILOG = """examples:
 The chain: outputs and every activation, every gradient, single optimizer steps, 200 steps of training with dropout,
 evaluation. In float64 JAX and PyTorch agree to 1e-12 (training: 1e-9); in float32 JAX is at most twice as far from the
 float64 truth as PyTorch is. Then classic mistakes are made on purpose, and each has to be noticed where it is.
-Exit status: 0; 1 where something diverges, with the first tensor that does; 2 for bad usage or bad input."""
+Exit status: 0; 1 if something diverges, with the first tensor that does; 2 for bad usage or bad input."""
 
 
 def parser() -> cli.ArgumentParser:

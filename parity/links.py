@@ -74,14 +74,13 @@ def torch_training(
 ) -> NamedArrays:
     """Train in PyTorch from a state, a step a batch with JAX's dropout masks, and return the state after it."""
     weights = {name: array for name, array in start.items() if f"{name}.momentum" in start}
-    variables = pair.variables(weights)  # which the masks do not depend on
     params, loss_sum = torch_parameters(weights, dtype), float(start["loss"])
     optimizer = torch.optim.SGD(params.values(), learning_rate, **sgd)
     for name, p in params.items():
         optimizer.state[p]["momentum_buffer"] = torch.tensor(start[f"{name}.momentum"], dtype=dtype)
     for batch in batches:
         x, flax_x = pair.torch_input(batch.images, dtype), pair.flax_input(batch.images, pair.precision)
-        masks = {} if batch.key is None else jax.device_get(dropout_masks(pair, variables, flax_x, batch.key))
+        masks = {} if batch.key is None else jax.device_get(dropout_masks(pair, pair.zeros, flax_x, batch.key))
         output, _ = torch_trace.run(pair.torch_module, params, x, masks)
         loss = pair.torch_loss(output, batch.labels, batch.real)
         optimizer.zero_grad()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +54,11 @@ class Pair:
     def variables(self, weights: NamedArrays) -> Any:
         """Make the Flax variables of a `state_dict`, in the pair's precision."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, self.precision), self.table.to_flax(weights))
+
+    @cached_property
+    def zeros(self) -> Any:
+        """Make Flax variables of zeros, for what depends on no weight: dropout masks."""
+        return self.variables({name: np.zeros(t.shape) for name, t in self.torch_module.state_dict().items()})
 
 
 class Pass(NamedTuple):
