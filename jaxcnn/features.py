@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, UInt8
 
 from jaxcnn.errors import UserError
-from jaxcnn.layers import scale_pixels
+from jaxcnn.layers import check_images, scale_pixels
 from jaxcnn.networks import Network, Variables, initial_variables
 
 
@@ -62,8 +62,7 @@ def feature_maps(
     Return float32 (float64 if the parameters are) in the order of `layers`; the last output of one called repeatedly.
     Raise UserError for a layer that there is not, TypeError for images that are not uint8.
     """
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise TypeError(f"images should be uint8 [n, h, w, c], and are {images.dtype}{list(images.shape)}")
+    check_images(images)
     outputs = _selected(network, variables, jnp.asarray(images), tuple(layers))
     # bfloat16 is widened outside of jit: inside, XLA would leave its rounding out.
     wide = [x if x.dtype.itemsize >= 4 else x.astype(jnp.float32) for x in outputs]

@@ -26,13 +26,18 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 EXACT = lax.Precision.HIGHEST
 
 
+def check_images(images: Any) -> None:
+    """Raise TypeError if images are not uint8 [n, h, w, c]."""
+    found = f"{images.dtype}{list(images.shape)}" if hasattr(images, "dtype") else type(images).__name__
+    if not found.startswith("uint8") or images.ndim != 4:
+        raise TypeError(f"images should be uint8 [n, h, w, c], 0 to 255, and are {found}")
+
+
 def scale_pixels(images: Shaped[Array | np.ndarray, "..."], dtype: Any = jnp.float32) -> Float[Array, "..."]:
     """Scale pixels 0..255 to `dtype` 0..1, as the tutorial's `ToTensor` does.
 
     They are looked up, since XLA:CPU divides by a reciprocal: 126 of the 256 float32 values would be off by a unit.
     """
-    if images.dtype != np.uint8:
-        raise TypeError(f"images should be uint8, 0 to 255, and are {images.dtype}")
     table = jnp.asarray(np.arange(256, dtype=dtype) / np.asarray(255, dtype))
     return table.at[jnp.asarray(images, jnp.int32)].get(mode="promise_in_bounds")
 

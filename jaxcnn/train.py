@@ -40,7 +40,7 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> Variables:
-        """The network's variables."""
+        """Return the network's variables."""
         return {"params": self.params, **self.model_state}
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Float, UInt8
 
 from jaxcnn import files, networks
 from jaxcnn.errors import UserError
-from jaxcnn.networks import Network, Variables, tutorial
+from jaxcnn.layers import check_images
+from jaxcnn.networks import Network, Variables
 from jaxcnn.train import predict_logits
 
 FORMAT = "jaxcnn-weights/1"
@@ -35,19 +36,20 @@ class Weights:
     dataset: str | None = None
 
     def predict(self, images: UInt8[np.ndarray, "n 32 32 3"]) -> Float[np.ndarray, "n classes"]:
-        """Compute the probabilities of the classes, dropout off."""
+        """Compute the probabilities of the classes, dropout off. Raise TypeError for images that are not uint8."""
+        check_images(images)
         logits = predict_logits(self.network, self.variables, jnp.asarray(images))
         return np.asarray(jax.nn.softmax(logits))
 
     @property
     def params(self) -> Variables:
-        """The parameters among the variables."""
+        """Return the parameters among the variables."""
         return self.variables["params"]
 
     @property
     def dtype(self) -> str:
         """Name the type of the parameters."""
-        return jax.tree.leaves(self.variables)[0].dtype.name
+        return jax.tree.leaves(self.params)[0].dtype.name
 
 
 def save_weights(path: Path, weights: Weights) -> None:
@@ -59,7 +61,7 @@ def load(path: str | Path) -> Weights:
     """Load the weights of a run directory or a safetensors file in Flax's naming; UserError if they are not whole."""
     file = weights_file(path)
     arrays, metadata = files.read_arrays(file)
-    network = network_of(metadata, lambda name, axes: shape_of(arrays, name, axes, file))
+    network = network_of(metadata, lambda name, axes: shape_of(arrays, name, axes, file), file)
     check_arrays(arrays, networks.variable_shapes(network), file)
     return make_weights(network, arrays, metadata)
 
@@ -87,19 +89,30 @@ def make_weights(network: Network, arrays: Mapping[str, np.ndarray], metadata: M
     try:
         class_names, dataset = json.loads(metadata["class_names"]), json.loads(metadata["dataset"])
         return replace(weights, class_names=tuple(map(str, class_names)), dataset=dataset and str(dataset))
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return weights
 
 
-def network_of(metadata: Mapping[str, str], shape: Callable[[str, int], tuple[int, ...]]) -> Network:
-    """Make the network that a file's metadata names, or else the one that its shapes tell of.
+def network_of(metadata: Mapping[str, str], shape: Callable[[str, int], tuple[int, ...]], where: object) -> Network:
+    """Make the network that a file's metadata names, or else the first of ours that its shapes fit.
 
-    shape: (name in Flax's naming, number of axes) -> the shape of that entry.
+    shape: (name in Flax's naming, number of axes) -> the shape of that entry, or UserError.
     """
     try:
-        return networks.build(json.loads(metadata["network"]))
-    except (KeyError, ValueError, TypeError):
-        return tutorial.from_shapes(shape)
+        if network := networks.build(json.loads(metadata["network"])):
+            return network
+    except KeyError as problem:
+        if "network" in metadata:
+            raise UserError(f"a network of another version: {problem!s:.40}", where, "use that version") from None
+    except (ValueError, RecursionError):
+        pass
+    problems = []
+    for kind in networks.NETWORKS.values():
+        try:
+            return kind.from_shapes(shape)
+        except UserError as problem:
+            problems.append(problem)
+    raise problems[0]
 
 
 def shape_of(arrays: Mapping[str, np.ndarray], name: str, axes: int, where: object) -> tuple[int, ...]:
@@ -117,7 +130,9 @@ def check_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[
     for name in {**expected, **arrays}:
         if name not in arrays or name not in expected or arrays[name].shape != expected[name]:
             shape = list(expected[name]) if name in expected else "no such entry"
-            got = list(arrays[name].shape) if name in arrays else "nothing"
+            others = [other for other in arrays if other not in expected][:3]
+            nothing = f"nothing but {', '.join(others)}, ..." if others else "nothing"
+            got = list(arrays[name].shape) if name in arrays else nothing
             raise UserError(f"{name}: expected {shape}, got {got}", where, NOT_THESE)
         if arrays[name].dtype.name not in FLOATS:
             raise UserError(f"{name}: expected {' or '.join(FLOATS)}, got {arrays[name].dtype}", where, NOT_THESE)

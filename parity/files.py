@@ -73,15 +73,15 @@ def _is_flax(arrays: Iterable[str]) -> bool:
 
 def _in_flax_naming(arrays: NamedArrays, metadata: Mapping[str, str], where: Path) -> tuple[Network, NamedArrays]:
     """Carry arrays in either naming to Flax's, checked by the file's own names against the network that they are of."""
-    is_flax, entries = _is_flax(arrays), {entry.flax: entry for entry in TABLES["tutorial"].entries}
+    is_flax, entries = _is_flax(arrays), {entry.flax: entry for table in TABLES.values() for entry in table.entries}
 
     def flax_shape(name: str, axes: int) -> tuple[int, ...]:
         if is_flax:
             return flax_weights.shape_of(arrays, name, axes, where)
         shape = flax_weights.shape_of(arrays, entries[name].torch, axes, where)
-        return entries[name].carry(np.empty(shape, bool), "flax").shape
+        return entries[name].carry_shape(shape, "flax")
 
-    network = flax_weights.network_of(metadata, flax_shape)
+    network = flax_weights.network_of(metadata, flax_shape, where)
     table, shapes = table_of(network), networks.variable_shapes(network)
     flax_weights.check_arrays(arrays, shapes if is_flax else table.carry_shapes(shapes, "torch"), where)
     return network, arrays if is_flax else table.carry(arrays, "flax")

@@ -6,8 +6,10 @@ An einops pattern says how the axes go from PyTorch to Flax: `o i h w -> h w i o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from einops import EinopsError, rearrange
 from flax.traverse_util import unflatten_dict
@@ -29,10 +31,18 @@ class Entry(NamedTuple):
 
     def carry(self, array: np.ndarray, target: Naming) -> np.ndarray:
         """Carry the array to the other naming, bit for bit and contiguous; ValueError if its shape does not fit."""
+        return np.ascontiguousarray(self.rearranged(array, target))
+
+    def carry_shape(self, shape: Shape, target: Naming) -> Shape:
+        """Give the shape that `carry` makes of an array of this one; no array is made."""
+        return jax.eval_shape(partial(self.rearranged, target=target), jax.ShapeDtypeStruct(shape, bool)).shape
+
+    def rearranged(self, array: Any, target: Naming) -> Any:
+        """Move the axes to where the other naming has them."""
         before, after = self.axes.split(" -> ")
         pattern = self.axes if target == "flax" else f"{after} -> {before}"
         try:
-            return np.ascontiguousarray(rearrange(array, pattern, **self.sizes))
+            return rearrange(array, pattern, **self.sizes)
         except EinopsError as problem:
             raise ValueError(f"{self.torch} and {self.flax}: {pattern} for {array.shape}") from problem
 
@@ -60,8 +70,8 @@ class Table:
 
     def carry_shapes(self, shapes: Mapping[str, Shape], target: Naming) -> dict[str, Shape]:
         """Give the shapes that `carry` makes of arrays of these."""
-        carried = self.carry({name: np.empty(shape, bool) for name, shape in shapes.items()}, target)
-        return {name: array.shape for name, array in carried.items()}
+        source: Naming = "torch" if target == "flax" else "flax"
+        return {getattr(e, target): e.carry_shape(shapes[getattr(e, source)], target) for e in self.entries}
 
     def to_flax(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """Make Flax variables of a `state_dict`, of arrays or of tensors."""

@@ -12,7 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
 
 import parity
-from jaxcnn import cli, data, files, fit, platform, processes, sharding, weights
+from jaxcnn import checkpoints, cli, data, files, fit, platform, processes, sharding, weights
 from jaxcnn.config import DEFAULTS, Config, changed, read_config, resumed, to_json
 from jaxcnn.networks import describe
 from jaxcnn.run_directory import RunDirectory
@@ -62,10 +62,12 @@ def parser() -> cli.ArgumentParser:
 def configured(given: dict[str, Any], run: RunDirectory, resume: bool) -> tuple[Config, Weights | None]:
     """Change what was given in the resumed run's configuration or the data set's default; load initial weights."""
     if resume:
-        return resumed(read_config(run.config), given), None
-    run.check_free()
-    config = dataclasses.replace(DEFAULTS[given.get("dataset", "cifar10")], **given)
-    init = parity.load_weights(config.init) if config.init else None
+        config = resumed(read_config(run.config), given)
+    else:
+        run.check_free()
+        config = dataclasses.replace(DEFAULTS[given.get("dataset", "cifar10")], **given)
+    # A run that was stopped before its first checkpoint has not started from them yet.
+    init = parity.load_weights(config.init) if config.init and not checkpoints.saved(run.checkpoints) else None
     sizes = describe(init.network).items() if init else ()
     return dataclasses.replace(config, **{name: size for name, size in sizes if hasattr(config, name)}), init
 

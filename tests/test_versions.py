@@ -9,11 +9,12 @@ import pytest
 
 import jaxcnn
 import parity
-from jaxcnn import data, files, fit
+from jaxcnn import data, files, fit, networks
 from jaxcnn.config import read_config
 from jaxcnn.errors import UserError
 from jaxcnn.run_directory import RunDirectory
 from jaxcnn.sharding import make_mesh
+from parity.files import table_of
 from tests.conftest import ROOT, assert_trees_equal
 from tests.test_fit import without_time
 
@@ -54,7 +55,18 @@ def test_a_field_of_another_version_is_refused_by_its_name(run):
         read_config(run.config)
 
 
-@pytest.mark.parametrize("network", ['{"name": "unknown"}', '{"name": "tutorial", "channels": "two"}', "[", None])
+@pytest.mark.parametrize(
+    "network",
+    [
+        '{"name": "tutorial", "channels": "two"}',
+        '{"name": "tutorial", "dtype": 1}',
+        "[",
+        "[1]",
+        "null",
+        "[" * 100000,
+        None,
+    ],
+)
 def test_weights_that_do_not_say_what_they_are_of_tell_it_by_their_shapes(run, network):
     weights = jaxcnn.load(run.path)
     arrays = {name: np.asarray(array) for name, array in files.flat_names(weights.params).items()}
@@ -62,3 +74,37 @@ def test_weights_that_do_not_say_what_they_are_of_tell_it_by_their_shapes(run, n
     again = jaxcnn.load(run.path)
     assert again.network == weights.network
     assert_trees_equal(again.variables, weights.variables)
+
+
+def test_a_network_of_a_later_version_is_refused_by_its_name(run):
+    arrays = files.flat_names(jaxcnn.load(run.path).params)
+    files.save_arrays(run.weights, arrays, {"network": '{"name": "vgg"}'})
+    with pytest.raises(UserError, match=r"network of another version: 'vgg'"):
+        jaxcnn.load(run.path)
+
+
+def test_sizes_that_a_file_does_not_have_cost_nothing(run):
+    weights = jaxcnn.load(run.path)
+    description = {**networks.describe(weights.network), "hidden": 10**9}
+    for arrays in (files.flat_names(weights.params), table_of(weights.network).to_torch(weights.variables)):
+        files.save_arrays(run.weights, arrays, {"network": json.dumps(description)})
+        with pytest.raises(UserError, match="expected"):
+            parity.load_weights(run.path)
+
+
+def test_initial_weights_count_until_there_is_a_checkpoint(run, script, tmp_path):
+    """As after a kill between the configuration and the first checkpoint."""
+    parity.save_weights(tmp_path / "init.safetensors", jaxcnn.load(run.path))
+    shutil.rmtree(run.checkpoints)
+    run.checkpoints.mkdir()
+    fields = {
+        **json.loads(run.config.read_text()),
+        "init": str(tmp_path / "init.safetensors"),
+        "learning_rate": 0.0,
+        "epochs": 1,
+    }
+    run.config.write_text(json.dumps(fields))
+    before = jaxcnn.load(tmp_path / "init.safetensors").variables
+    result = script("train", "--resume", "--out", run.path)
+    assert result.returncode == 0, result.stderr
+    assert_trees_equal(jaxcnn.load(run.path).variables, before)

@@ -19,7 +19,7 @@ from jaxcnn.networks import tutorial
 Network = Any
 Variables = dict[str, Any]  # {"params": {"conv1": {"kernel": ..., "bias": ...}, ...}}, and other collections
 
-NETWORKS: dict[str, type[nn.Module]] = {"tutorial": tutorial.CNN}
+NETWORKS: dict[str, type[nn.Module]] = {"tutorial": tutorial.CNN}  # each with `from_shapes`, for files of others
 COMPUTATION = ("dtype", "param_dtype", "parent", "name")  # fields that do not say what a network is
 COLLECTIONS = ("batch_stats",)  # of variables that are no parameters
 
@@ -31,12 +31,14 @@ def describe(network: Network) -> dict[str, Any]:
     return {"name": name} | {field: size for field, size in sizes.items() if field not in COMPUTATION}
 
 
-def build(description: dict[str, Any]) -> Network:
-    """Make the network of a description; KeyError or TypeError if none of ours is described."""
+def build(description: Any) -> Network | None:
+    """Make the network of a description; None if it is not whole. Raise KeyError for a name that is not known."""
+    if not isinstance(description, dict) or not isinstance(description.get("name"), str):
+        return None
+    kind = NETWORKS[description["name"]]
     sizes = {field: size for field, size in description.items() if field != "name"}
-    if not all(type(size) is int and size > 0 for size in sizes.values()):
-        raise TypeError(f"sizes that are no positive numbers: {sizes}")
-    return NETWORKS[description["name"]](**sizes)
+    is_whole = sizes.keys() == describe(kind()).keys() - {"name"}
+    return kind(**sizes) if is_whole and all(type(size) is int and size > 0 for size in sizes.values()) else None
 
 
 @partial(jax.jit, static_argnums=0)  # one program: operation by operation it takes four seconds

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from math import prod
 from typing import Any
+from zlib import crc32
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -24,7 +25,10 @@ class Function(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout, the k-th of its network, whose masks are drawn from the k-th fold of the key."""
+    """Dropout. The k-th that a network names draws its masks from the k-th fold of the key.
+
+    One in a block, a list or a compact module has the checksum of its path for k, so that no two have the same masks.
+    """
 
     rate: float
 
@@ -32,8 +36,10 @@ class Dropout(nn.Module):
         """Drop out and scale; without a key, return x."""
         if key is None:
             return x
-        dropouts = [name for name, layer in vars(self.parent).items() if isinstance(layer, Dropout)]
-        return layers.dropout(x, key.fold_in(dropouts.index(str(self.name))), self.rate)
+        named = [name for name, layer in vars(self.parent).items() if isinstance(layer, Dropout)] if self.path else []
+        is_named = len(self.path) == 1 and self.name in named
+        number = named.index(str(self.name)) if is_named else crc32("/".join(self.path).encode())
+        return layers.dropout(x, key.fold_in(number), self.rate)
 
 
 class Affine(nn.Module):

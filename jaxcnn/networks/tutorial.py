@@ -57,6 +57,13 @@ class CNN(nn.Module):
         """Compute logits of images scaled to 0..1. Dropout is on if a key is given."""
         return self.classify(self.features(x, key), key)
 
+    @classmethod
+    def from_shapes(cls, shape: Callable[[str, int], tuple[int, ...]]) -> "CNN":
+        """Read the widths off a file: `shape(name, axes)` is the shape of an entry that has so many axes."""
+        channels = shape("conv1/kernel", 4)[-1]
+        hidden, classes = shape("fc4/kernel", 2)
+        return cls(channels, hidden, classes)
+
 
 def forward(
     network: CNN, variables: Any, images: UInt8[Array, "n h w 3"], key: DropoutKey | None, devices: int = 1
@@ -72,10 +79,3 @@ def forward(
 
     stage = cpu.in_chunks(features) if devices == 1 else features
     return network.apply(variables, stage(images, key and key.places), key, method="classify"), {}
-
-
-def from_shapes(shape: Callable[[str, int], tuple[int, ...]]) -> CNN:
-    """Read the widths off a foreign file: `shape(name, axes)` is the shape of an entry that has so many axes."""
-    channels = shape("conv1/kernel", 4)[-1]
-    hidden, classes = shape("fc4/kernel", 2)
-    return CNN(channels, hidden, classes)

@@ -30,13 +30,15 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "nesterov": {"momentum": 0.9, "nesterov": True},
     "decay": {"momentum": 0.9, "weight_decay": 0.1},
 }
-TWINS = {"tutorial": tutorial.CNN}
+TWINS: dict[str, Any] = {"tutorial": tutorial.CNN}
+RECIPES: dict[str, Any] = {"tutorial": recipe.tutorial}
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedPair(Pair):
     """A network of ours, its twin and its training."""
 
+    make_recipe: Callable[..., recipe.Recipe] = recipe.tutorial  # (network, learning rate, momentum) -> recipe
     draw: Callable[..., Any] = networks.initial_variables
     make_train_steps: Callable[..., Any] = train.make_train_steps
     predict_logits: Callable[..., Any] = train.predict_logits
@@ -59,6 +61,7 @@ def pair_of(network: networks.Network, precision: str) -> TrainedPair:
         flax_loss=recipe.mean_loss,
         optimizers={kind: (options, recipe.sgd(STEP_RATE, **options)) for kind, options in OPTIMIZERS.items()},
         output="logits",
+        make_recipe=RECIPES[networks.describe(network)["name"]],
     )
 
 

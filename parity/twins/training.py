@@ -15,7 +15,6 @@ from scipy.stats import ks_2samp, kstwobign
 from jaxcnn import train
 from jaxcnn.data import Dataset
 from jaxcnn.files import NamedArrays
-from jaxcnn.recipe import tutorial
 from parity import links, torch_trace
 from parity.bounds import FACTOR, LEFT_OUT, Check, float32_floor
 from parity.pair import Case, torch_parameters
@@ -70,7 +69,7 @@ def checks(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
 
 def take_step(pair: TrainedPair, optimizer: Any, variables: Any, opt_state: Any, case: Any) -> train.TrainState:
     """Take a step of our own training, dropout on: `real` says which images of the batch count."""
-    recipe = replace(tutorial(pair.flax_module, LEARNING_RATE), optimizer=optimizer)
+    recipe = replace(pair.make_recipe(pair.flax_module, LEARNING_RATE), optimizer=optimizer)
     state = train.with_variables(recipe, variables)._replace(step=jnp.uint32(STEP), opt_state=opt_state)
     return train.train_step(recipe, state, train.Batch(case.images, case.labels, case.real), SEED)
 
@@ -93,7 +92,7 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
     rounding puts on another side multiplies the difference by a thousand. There PyTorch replays every second stretch
     from the state that JAX starts it with, and the median over these is judged.
     """
-    single, recipe = pair.precision == "float32", tutorial(pair.flax_module, LEARNING_RATE, MOMENTUM)
+    single, recipe = pair.precision == "float32", pair.make_recipe(pair.flax_module, LEARNING_RATE, MOMENTUM)
     images, labels = trial.data.train.images[: trial.subset], trial.data.train.labels[: trial.subset]
     data = train.Arrays(jnp.asarray(images), jnp.asarray(labels))
     state = train.with_variables(recipe, pair.variables(trial.weights))

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +6,8 @@ import pytest
 
 from jaxcnn import networks
 from jaxcnn.layers import DropoutKey, scale_pixels
-from jaxcnn.networks.tutorial import CNN, PARAMETERS, from_shapes
+from jaxcnn.networks.modules import Dropout
+from jaxcnn.networks.tutorial import CNN, PARAMETERS
 
 NAMES = ["conv1", "act1", "drop1", "conv2", "act2", "pool2", "flat", "fc3", "act3", "drop3", "fc4"]
 
@@ -73,10 +75,33 @@ def test_precision_is_of_the_computation_not_of_the_parameters(dtype):
 
 def test_a_foreign_files_shapes_tell_the_widths():
     net = CNN(4, 8, 7)
-    assert from_shapes(lambda name, axes: networks.variable_shapes(net)[name]) == net
+    assert CNN.from_shapes(lambda name, axes: networks.variable_shapes(net)[name]) == net
 
 
 def test_scale_pixels():
     pixels = np.arange(256, dtype=np.uint8)
     found = jax.jit(scale_pixels)(jnp.asarray(pixels).reshape(4, 64))
     np.testing.assert_array_equal(found, (pixels.astype(np.float32) / np.float32(255)).reshape(4, 64))
+
+
+class Twice(nn.Module):
+    def setup(self):
+        self.first, self.second = Inner(), Inner()
+        self.others = [Dropout(0.5), Dropout(0.5)]
+
+    def __call__(self, x, key):
+        return [layer(x, key) for layer in (self.first, self.second, *self.others)]
+
+
+class Inner(nn.Module):
+    @nn.compact
+    def __call__(self, x, key):
+        return Dropout(0.5)(Dropout(0.5, name="own")(x, key), key)
+
+
+def test_no_two_dropouts_of_a_network_have_the_same_mask():
+    """In blocks, lists and compact modules too; alone it works as well."""
+    key, x = DropoutKey.of_batch(jax.random.key(0), 2), jnp.ones((2, 64))
+    masks = [np.asarray(y).tobytes() for y in Twice().apply({}, x, key)]
+    assert len(set(masks)) == 4
+    assert 0 < (Dropout(0.5).apply({}, x, key) == 0).mean() < 1
