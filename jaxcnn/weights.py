@@ -99,11 +99,10 @@ def network_of(metadata: Mapping[str, str], shape: Callable[[str, int], tuple[in
     shape: (name in Flax's naming, number of axes) -> the shape of that entry, or UserError.
     """
     try:
-        if network := networks.build(json.loads(metadata["network"])):
+        if network := networks.build(json.loads(metadata.get("network", "null"))):
             return network
     except KeyError as problem:
-        if "network" in metadata:
-            raise UserError(f"a network of another version: {problem!s:.40}", where, "use that version") from None
+        raise UserError(f"a network of another version: {problem!s:.40}", where, "use that version") from None
     except (ValueError, RecursionError):
         pass
     problems = []

@@ -89,11 +89,11 @@ def _in_flax_naming(arrays: NamedArrays, metadata: Mapping[str, str], where: Pat
 
 def _without_prefixes(arrays: NamedArrays, where: Path, say: Say) -> NamedArrays:
     """Remove the prefixes that `DataParallel`, `torch.compile`, Lightning and Flax's `{"params": ...}` add."""
-    removed, bare = dict[str, None](), {}
+    removed, bare, is_flax = dict[str, None](), {}, _is_flax(arrays)
     for name, array in arrays.items():
         short = PREFIX.sub("", name, count=1)
         removed[name.removesuffix(short)] = None
-        if _is_flax(arrays):
+        if is_flax:
             short = short.replace(".", "/")
         if short in bare:
             raise UserError(f"{short}: expected once, got {name} too", where, NOT_THESE)
