@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := requirements.lock
 
-.PHONY: train test soak check setup clean
+.PHONY: train test soak check setup transformers clean
 
 train: setup
 	$(BIN)/python scripts/train.py --dataset digits $(if $(wildcard runs/digits/config.json),--resume)
@@ -25,14 +25,25 @@ check: setup
 setup: .venv/.ready$(EXTRA)
 
 .venv/.ready$(EXTRA): pyproject.toml $(LOCK)
+	$(call environment,-r $(LOCK),$(if $(EXTRA),[$(EXTRA)]))
+
+# Models that others wrote in PyTorch and in Flax, in an environment of their own: transformers 4 is the last with both.
+transformers: .venv-transformers/.ready
+	HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu .venv-transformers/bin/python -m pytest tests/transformers/check_families.py
+
+.venv-transformers/.ready: pyproject.toml $(LOCK) requirements-transformers.lock
+	$(call environment,-r $(LOCK) -r requirements-transformers.lock)
+
+# The environment of a target: $(1) is what pip installs in it, $(2) the project's extras.
+define environment
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v[0]}.{v[1]}: \
 	$(PYTHON); Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	@echo "setting up .venv (a few minutes the first time, about 2 GB)"
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r $(LOCK)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -c $(LOCK) \
-		-e '.$(if $(EXTRA),[$(EXTRA)])'
+	@echo "setting up $(@D) (a few minutes the first time, about 2 GB)"
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check $(1)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation -c $(LOCK) -e '.$(2)'
 	@touch $@
+endef
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-transformers .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

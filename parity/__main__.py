@@ -1,14 +1,18 @@
 """`python -m parity`: show that the JAX network is the PyTorch network, and that training it is the same training."""
 
+import argparse
+import importlib
 import json
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
+from typing import Any
 
 import parity
 from jaxcnn import cli, data, figures, files, platform
+from jaxcnn.errors import UserError
 from jaxcnn.networks.tutorial import CNN
 from jaxcnn.weights import check_classes
 from parity import report
@@ -16,8 +20,12 @@ from parity.bounds import FACTOR, float32_floor
 from parity.files import require_torch, table_of
 
 EPILOG = """examples:
-  python -m parity                                random weights, the embedded digits; about a minute and a half
+  python -m parity                                random weights, the embedded digits; about two minutes
   python -m parity runs/cifar10 --data-dir ~/tensorflow_datasets --json parity.json --figure parity.png
+  python -m parity --torch mymodels.resnet:build --flax myports.resnet:build --input 2,3,32,32
+
+Our own network, if neither --torch nor --flax is given; else a pair of yours: functions without arguments that make the
+PyTorch module, and its Flax port in Linen or NNX. Which weight is which is found out.
 
 The chain: outputs and every activation, every gradient, single optimizer steps, 200 steps of training with dropout,
 evaluation. In float64 JAX and PyTorch agree to 1e-12 (training: 1e-9); in float32 JAX is at most twice as far from the
@@ -30,21 +38,85 @@ def parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser("Compare JAX with PyTorch, tensor by tensor, training included.", EPILOG)
     parser.add_argument("weights", nargs="?", metavar="WEIGHTS", help="weights in any form (default: random ones)")
     cli.add_data_dir(parser)
-    parser.add_argument("--steps", type=cli.positive_int, default=200, metavar="N",
-        help="length of the training that is compared (default 200)")  # fmt: skip
+    pair = parser.add_argument_group("a pair of your own")
+    pair.add_argument("--torch", metavar="PKG.MOD:BUILD", help="a function that makes the PyTorch module")
+    pair.add_argument("--flax", metavar="PKG.MOD:BUILD", help="a function that makes the Flax module")
+    pair.add_argument("--input", action="append", type=shape, metavar="2,3,32,32",
+        help="shape of an input of random numbers, as the PyTorch module takes it; once for each input")  # fmt: skip
+    pair.add_argument("--inputs", metavar="PKG.MOD:FUNCTION",
+        help="a function that makes the inputs: a tuple of arrays, or a dict of arguments of parity.check")  # fmt: skip
+    parser.add_argument("--steps", type=cli.positive_int, metavar="N",
+        help="length of the training that is compared (default 200; 5 for a pair of your own)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every comparison as JSON")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw errors and bounds: .png, .svg or .pdf")
     return parser
 
 
+def shape(text: str) -> tuple[int, ...]:
+    """Read `2,3,32,32`."""
+    try:
+        return tuple(map(cli.positive_int, text.split(",")))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape: write 2,3,32,32") from None
+
+
 def main() -> int:
     """Compare, and report."""
-    arguments = parser().parse_args()
+    made = parser()
+    arguments = made.parse_args()
     if arguments.figure:
         figures.check_format(arguments.figure)
     require_torch("python -m parity")
     for path in (arguments.json, arguments.figure):
         files.check_folder(path)
+    if arguments.torch or arguments.flax or arguments.input or arguments.inputs:
+        if not (arguments.torch and arguments.flax and (arguments.input or arguments.inputs)):
+            made.error("a pair of your own needs --torch, --flax, and --input or --inputs")
+        if arguments.weights or arguments.data_dir:
+            made.error("WEIGHTS and --data-dir are for our own network: --torch makes the weights of yours")
+        return own_pair(arguments)
+    return own_network(arguments)
+
+
+def own_pair(arguments: argparse.Namespace) -> int:
+    """Compare a pair of the user's."""
+    import numpy as np
+
+    from parity import checking
+
+    platform.start("cpu")
+    made = call(arguments.inputs) if arguments.inputs else ()
+    options: dict[str, Any] = dict(made) if isinstance(made, dict) else {"inputs": made}
+    rng = np.random.default_rng(0)
+    drawn = tuple(rng.normal(size=size).astype(np.float32) for size in arguments.input or ())
+    inputs = options.pop("inputs", ())
+    inputs = (*drawn, *(inputs if isinstance(inputs, tuple | list) else (inputs,)))
+    settings: dict[str, Any] = {"steps": arguments.steps or 5, "say": lambda text: print(text, file=sys.stderr)}
+    found = checking.check(call(arguments.torch), call(arguments.flax), *inputs, **settings, **options)
+    print(found)
+    if arguments.json:
+        files.write_text(arguments.json, found.json() + "\n")
+    if arguments.figure:
+        figures.save(report.figure(found.checks), arguments.figure)
+    return 0 if found.passed else 1
+
+
+def call(where: str) -> Any:
+    """Call what `PKG.MOD:FUNCTION` names. UserError if there is no such thing; what it raises stays as it is."""
+    module, colon, name = where.partition(":")
+    if not colon:
+        raise UserError("no colon in it", where, "write PKG.MOD:FUNCTION")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError) as problem:
+        raise UserError(
+            " ".join(str(problem).split()), where, "name a function that can be imported from here"
+        ) from problem
+
+
+def own_network(arguments: argparse.Namespace) -> int:
+    """Compare our own network, and try the controls."""
     from parity.parts import run_parts
     from parity.twins.cases import torch_draws
 
@@ -60,7 +132,7 @@ def main() -> int:
         network = CNN()
         state_dict = torch_draws(network, 1)[0]
     print("comparing, in float64, in float32, and with mistakes made on purpose ...", file=sys.stderr)
-    found = run_parts(network, state_dict, source, arguments.steps)
+    found = run_parts(network, state_dict, source, arguments.steps or 200)
     checks, faults = found["checks"], found["faults"]
     failures = list(report.failures(checks, faults))
     print(f"{found['device']}; PyTorch {version('torch')} on the CPU, TF32 off on both sides")

@@ -20,7 +20,7 @@ def float32_floor(weights: dict[str, np.ndarray]) -> float:
     like adding in pairs: sqrt(log2 K) / 2 units. They are granted for each layer: 2 for each of four, if K is 8192.
     """
     fans = [array[0].size for array in weights.values() if array.ndim > 1]
-    return EPSILON * len(fans) * ceil(sqrt(log2(max(fans))) / 2)
+    return EPSILON * max(1, len(fans)) * max(1, ceil(sqrt(log2(max(fans, default=2))) / 2))
 
 
 def name_of(precision: str, link: str, tensor: str, case: str) -> str:
@@ -68,27 +68,33 @@ class Check:
         return f"{self.name}: error {self.error:.3g}, bound {self.bound:.3g}{step}{note}{values}"
 
 
-def error(array: Any, truth: Any) -> float:
-    """Compute max|array - truth| / max|truth|: infinite if shapes differ, for NaN, and for a truth of zeros only."""
+def error(array: Any, truth: Any, least: float = 0.0) -> float:
+    """Compute max|array - truth| / max|truth|: infinite if shapes differ, for NaN, and for a truth of zeros only.
+
+    least: what the truth is taken for if it is smaller.
+    """
     array, truth = np.asarray(array, np.float64), np.asarray(truth, np.float64)
     if array.shape != truth.shape:
         return inf
-    difference, scale = np.abs(array - truth).max(initial=0), np.abs(truth).max(initial=0)
+    difference, scale = np.abs(array - truth).max(initial=0), max(np.abs(truth).max(initial=0), least)
     if difference == 0:
         return 0.0
     return float(difference / scale) if scale and np.isfinite(difference / scale) else inf
 
 
 def judge(
-    ours: Any, truth: Any, pytorch: Any = None, *, bound: float = FLOAT64_BOUND, floor: float = 0.0, **place: Any
-) -> Check:
+    ours: Any, truth: Any, pytorch: Any = None, *, bound: float = FLOAT64_BOUND, floor: float = 0.0, scale: float = 0.0,
+    **place: Any,
+) -> Check:  # fmt: skip
     """Compare with the truth: within `bound`, or, given PyTorch's float32, within twice its own error or `floor`."""
     ours, truth = np.asarray(ours, np.float64), np.asarray(truth, np.float64)
     if pytorch is not None:
-        place["pytorch"] = error(pytorch, truth)
+        place["pytorch"] = error(pytorch, truth, scale)
         bound = max(FACTOR * place["pytorch"], floor)
-    place |= {"error": error(ours, truth), "bound": bound}
+    place |= {"error": error(ours, truth, scale), "bound": bound}
     if ours.shape != truth.shape:
         return Check(note=f"shape {ours.shape}, should be {truth.shape}", **place)
     index = np.unravel_index(np.abs(ours - truth).argmax(), ours.shape)  # NaN counts as the largest
+    if np.isnan(ours[index]) and np.isnan(truth[index]):
+        place["note"] = "not a number on both sides"
     return Check(index=[int(i) for i in index], ours=float(ours[index]), truth=float(truth[index]), **place)

@@ -5,7 +5,7 @@ float64 half has shown to be JAX's too, and JAX may be off by twice as much as P
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,17 @@ from optax import tree_utils
 from jaxcnn.files import NamedArrays
 from parity import torch_trace
 from parity.bounds import LEFT_OUT, Check, float32_floor, judge
-from parity.pair import Case, Pair, Pass, dropout_masks, flax_pass, other_decisions, torch_parameters, torch_pass
+from parity.pair import (
+    Case,
+    Pair,
+    Pass,
+    dropout_masks,
+    flax_pass,
+    other_decisions,
+    torch_masks,
+    torch_pass,
+    torch_state,
+)
 
 SIGMAS = 5.0  # of the number of kept elements
 STEP_RATE = 0.5  # of single steps: the new parameters show what the optimizer does in more than their last digits
@@ -72,23 +82,35 @@ def _mask_rates(pair: Pair, case: Case, ours: Pass) -> Iterator[Check]:
 def torch_training(
     pair: Pair, start: NamedArrays, batches: Sequence[Case], dtype: torch.dtype, learning_rate: float, **sgd: Any
 ) -> NamedArrays:
-    """Train in PyTorch from a state, a step a batch with JAX's dropout masks, and return the state after it."""
-    weights = {name: array for name, array in start.items() if f"{name}.momentum" in start}
-    params, loss_sum = torch_parameters(weights, dtype), float(start["loss"])
+    """Train in PyTorch from a state with SGD, and return the state after it."""
+    state, loss_sum = torch_state(pair, start, dtype), float(start["loss"])
+    params = {name: state[name] for name in pair.trained}
     optimizer = torch.optim.SGD(params.values(), learning_rate, **sgd)
     for name, p in params.items():
         optimizer.state[p]["momentum_buffer"] = torch.tensor(start[f"{name}.momentum"], dtype=dtype)
+    for batch, loss in zip(batches, torch_steps(pair, state, optimizer, batches, dtype), strict=True):
+        loss_sum += loss * batch.real.sum()
+    buffers = {name: optimizer.state[p]["momentum_buffer"].numpy() for name, p in params.items() if "momentum" in sgd}
+    return snapshot({name: p.detach().numpy() for name, p in params.items()}, buffers, loss_sum)
+
+
+def torch_steps(
+    pair: Pair, state: Mapping[str, torch.Tensor], optimizer: Any, batches: Iterable[Case], dtype: torch.dtype,
+    fixed: Mapping[str, torch.Tensor] | None = None,
+) -> Iterator[float]:  # fmt: skip
+    """Train in PyTorch, a step a batch with JAX's dropout masks; give each loss. `fixed` elements have no gradient."""
     for batch in batches:
-        x, flax_x = pair.torch_input(batch.images, dtype), pair.flax_input(batch.images, pair.precision)
-        masks = {} if batch.key is None else jax.device_get(dropout_masks(pair, pair.zeros, flax_x, batch.key))
-        output, _ = torch_trace.run(pair.torch_module, params, x, masks)
+        masks = dropout_masks(pair, pair.flax_input(batch.inputs, pair.precision), batch.key)
+        x, kept = pair.torch_input(batch.inputs, dtype), torch_masks(pair, masks)
+        output, _ = torch_trace.run(pair.torch_module, state, x, kept, pair.torch_kwargs(dtype))
         loss = pair.torch_loss(output, batch.labels, batch.real)
         optimizer.zero_grad()
         loss.backward()
+        for name, elements in (fixed or {}).items():
+            if (gradient := state[name].grad) is not None:
+                gradient[elements] = 0
         optimizer.step()
-        loss_sum += loss.item() * batch.real.sum()
-    buffers = {name: optimizer.state[p]["momentum_buffer"].numpy() for name, p in params.items() if "momentum" in sgd}
-    return snapshot({name: p.detach().numpy() for name, p in params.items()}, buffers, loss_sum)
+        yield loss.item()
 
 
 def snapshot(params: NamedArrays, buffers: NamedArrays, loss_sum: Any) -> NamedArrays:
@@ -119,7 +141,7 @@ def steps(pair: Pair, take_step: Step, case: Case, compiled: bool = True) -> Ite
             after[kind] = take_step(optimizer, variables, opt_state, case._replace(**batch))
         return after
 
-    batch = {name: jnp.asarray(getattr(case, name)) for name in ("images", "labels", "real")}
+    batch = {name: jnp.asarray(getattr(case, name)) for name in ("inputs", "labels", "real")}
     with jax.disable_jit(not compiled):
         after = taken(pair.variables(case.weights), pair.variables(buffers), batch)
     start = snapshot(case.weights, buffers, 0.0)

@@ -29,7 +29,7 @@ def axes(flax: str, pattern: str) -> Mistake:
 
 def inputs(wrong: Callable[[Array], Array]) -> Mistake:
     """Prepare Flax's input in another way."""
-    return lambda pair: replace(pair, flax_input=lambda images, dtype: wrong(pair.flax_input(images, dtype)))
+    return lambda pair: replace(pair, flax_input=lambda *given: tuple(map(wrong, pair.flax_input(*given))))
 
 
 def operation(layer: str, wrong: Operation) -> Mistake:

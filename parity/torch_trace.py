@@ -1,44 +1,101 @@
 """A PyTorch module at work: inputs and outputs of every call of every submodule, with given dropout masks."""
 
+from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from jaxcnn.files import NamedArrays
-from parity.flax_trace import unique
+from parity.calls import Call, Draw, Trace, leaves, unique
 
-Calls = dict[str, tuple[torch.Tensor, torch.Tensor]]
+aten = torch.ops.aten
+RANDOM = (aten.rand, aten.rand_like, aten.randn, aten.randn_like, aten.uniform_, aten.normal_, aten.bernoulli)
 
 
 def run(
-    module: nn.Module, parameters: Mapping[str, torch.Tensor], x: torch.Tensor, masks: NamedArrays
-) -> tuple[torch.Tensor, Calls]:
-    """Call a module with other parameters than its own; return its output and each call's first input and output.
+    module: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    inputs: tuple[Any, ...],
+    masks: Mapping[str, torch.Tensor] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> tuple[Any, Trace]:
+    """Call a module with other parameters and buffers than its own; return its output and what was seen.
 
-    Calls are in the order in which they end. A flattened image is given as Flax has it, channels last. Each dropout
-    drops what its mask, channels last, does not keep; without a mask it is off.
+    masks: what each dropout keeps, by the name of its draw; one that has none keeps all. The module is in training mode
+    if they are given, though the mask be of no dropout, and in evaluation mode if not.
     """
-    calls: Calls = {}
+    watch = _Watch(masks or {})
+    module.train(masks is not None)
+    with ExitStack() as stack:
+        for path, layer in module.named_modules():
+            place = path.replace(".", "/")
+            before = layer.register_forward_pre_hook(partial(watch.enter, place), with_kwargs=True)
+            after = layer.register_forward_hook(partial(watch.leave, place), with_kwargs=True)
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.manual_seed(seed)  # of numbers that are no dropout's
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())  # of what it makes while it runs
+        torch.set_default_dtype(next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32))
+        stack.enter_context(torch.enable_grad())  # else encoder layers are one operation, and no submodule is called
+        stack.enter_context(watch)
+        return torch.func.functional_call(module, dict(state), inputs, dict(kwargs or {})), watch.trace
 
-    def keep(path: str, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:
-        name = unique(path.replace(".", "/"), calls)
-        if isinstance(layer, nn.Dropout):
-            output = inputs[0]
-            if name in masks:
-                output = output * channels_first(masks[name]).to(output.dtype) / (1 - layer.p)
-        calls[name] = inputs[0], inputs[0].movedim(1, -1).flatten(1) if isinstance(layer, nn.Flatten) else output
+
+class _Watch(TorchDispatchMode):
+    """The calls that are being made, and what was seen so far. Every dropout of PyTorch draws by `bernoulli_`."""
+
+    def __init__(self, masks: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.masks, self.trace = masks, Trace({}, {}, defaultdict(set), [])
+        self.frames: list[tuple[str, dict[str, torch.Tensor]]] = [("", {})]  # paths and inputs, the innermost last
+
+    def enter(self, path: str, layer: nn.Module, args: Any, kwargs: Any) -> None:
+        self.frames.append((path, _copies([*args]) | _copies(kwargs)))
+
+    def leave(self, path: str, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        path, inputs = self.frames.pop()
+        if path:
+            self.trace.calls[unique(path, self.trace.calls)] = Call(path, type(layer).__name__, inputs, _copies(output))
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is aten.bernoulli_.float:
+            name = unique(self.frames[-1][0], self.trace.draws)
+            mask = self.masks.get(name)
+            keep = args[1] if len(args) > 1 else (kwargs or {}).get("p", 0.5)
+            after = next(reversed(self.trace.calls), "")
+            self.trace.draws[name] = Draw(self.frames[-1][0], after, keep, torch.empty(args[0].shape, device="meta"))
+            return args[0].fill_(1.0) if mask is None else args[0].copy_(mask)
+        if function.overloadpacket in RANDOM:
+            self.trace.unshared.append(self.frames[-1][0])
+        output = function(*args, **(kwargs or {}))
+        if function in (aten.view.default, aten._unsafe_view.default):
+            _note_merges(args[0].shape, output.shape, self.trace.merges)
         return output
 
-    hooks = [layer.register_forward_hook(partial(keep, path)) for path, layer in module.named_modules() if path]
-    try:
-        return torch.func.functional_call(module, dict(parameters), (x,)), calls
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+def _copies(values: Any) -> dict[str, torch.Tensor]:
+    """Copy the tensors in a value by their places: what follows may change them, as `nn.ReLU(inplace=True)` does."""
+    return {place: leaf.detach().clone() for place, leaf in leaves(values) if isinstance(leaf, torch.Tensor)}
+
+
+def _note_merges(before: torch.Size, after: torch.Size, merges: dict[int, set[tuple[int, ...]]]) -> None:
+    """Note which axes became one when a tensor changed its shape."""
+    sizes, rest = list(after), list(before)
+    while sizes and rest:
+        group, size = list[int](), sizes.pop(0)
+        while rest and (not group or np.prod(group) < size):
+            group.append(rest.pop(0))
+        if np.prod(group) != size:
+            return
+        if sum(one > 1 for one in group) > 1:
+            merges[size].add(tuple(group))
 
 
 def channels_first(array: np.ndarray) -> torch.Tensor:

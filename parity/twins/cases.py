@@ -14,10 +14,9 @@ from jaxcnn.data import Split
 from jaxcnn.files import NamedArrays
 from jaxcnn.layers import DropoutKey, scale_pixels
 from jaxcnn.weights import Weights
-from parity import torch_trace
 from parity.files import table_of
 from parity.links import STEP_RATE
-from parity.pair import Case, Pair, torch_parameters
+from parity.pair import Case, Pair, as_flax, torch_forward
 from parity.torch_trace import channels_first, channels_last
 from parity.twins import tutorial
 
@@ -54,9 +53,9 @@ def pair_of(network: networks.Network, precision: str) -> TrainedPair:
         flax_module=network.clone(dtype=precision, param_dtype=precision),
         precision=precision,
         table=table_of(network),
-        torch_input=pixels,
-        flax_input=flax_pixels,
-        apply=lambda module, variables, x, key: module.apply(variables, x, key),
+        torch_input=lambda images, dtype: (pixels(images, dtype),),
+        flax_input=lambda images, dtype: (flax_pixels(images, dtype),),
+        apply=lambda module, variables, x, key: (module.apply(variables, *x, key), variables),
         torch_loss=mean_loss,
         flax_loss=recipe.mean_loss,
         optimizers={kind: (options, recipe.sgd(STEP_RATE, **options)) for kind, options in OPTIMIZERS.items()},
@@ -95,10 +94,10 @@ def feature_maps(
     """Compute `jaxcnn.features.feature_maps` in PyTorch: [n, h, w, c] or [n, c] for each layer."""
     pair = pair_of(weights.network, "float64" if weights.dtype == "float64" else "float32")
     dtype = getattr(torch, pair.precision)
-    x, parameters = pixels(images, dtype), torch_parameters(pair.table.to_torch(weights.variables), dtype)
-    _, calls = torch_trace.run(pair.torch_module, parameters, x, {})
-    outputs = {"input": x, **{name: call[1] for name, call in calls.items()}}
-    return {name: channels_last(outputs[name]) for name in layers}
+    case = Case("", pair.table.to_torch(weights.variables), images)
+    _, trace = torch_forward(pair, case, dtype)
+    outputs = {"input": channels_last(pixels(images, dtype)), **as_flax(trace)}
+    return {name: outputs[name] for name in layers}
 
 
 def torch_draws(network: networks.Network, count: int) -> list[NamedArrays]:
@@ -110,7 +109,7 @@ def torch_draws(network: networks.Network, count: int) -> list[NamedArrays]:
 
 def cases(network: networks.Network, weights: NamedArrays, split: Split, count: int) -> Iterator[Case]:
     """Make cases of `count` images each. `weights` are for all but the random case and the last three."""
-    rng = np.random.default_rng(SEED)
+    rng, pair = np.random.default_rng(SEED), pair_of(network, "float64")
     labels, real = rng.integers(0, network.classes, count, dtype=np.uint8), np.ones(count, bool)
     noise = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     yield Case("random", torch_draws(network, 1)[0], noise, labels, real)
@@ -127,8 +126,7 @@ def cases(network: networks.Network, weights: NamedArrays, split: Split, count: 
         ("ties", tied, dots),
     ):
         # Labels are the least likely classes: saturated logits that agreed with them would have no gradient at all.
-        parameters = torch_parameters(weights_of_case, torch.float64)
-        logits, _ = torch_trace.run(twin(network), parameters, pixels(images, torch.float64), {})
+        logits, _ = torch_forward(pair, Case(name, weights_of_case, images), torch.float64)
         yield Case(name, weights_of_case, images, logits.argmin(dim=1).numpy().astype(np.uint8), real)
 
 

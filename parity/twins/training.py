@@ -15,10 +15,10 @@ from scipy.stats import ks_2samp, kstwobign
 from jaxcnn import train
 from jaxcnn.data import Dataset
 from jaxcnn.files import NamedArrays
-from parity import links, torch_trace
+from parity import links
 from parity.bounds import FACTOR, LEFT_OUT, Check, float32_floor
-from parity.pair import Case, torch_parameters
-from parity.twins.cases import SEED, STEP, TrainedPair, cases, dropout_key, mean_loss, pixels, torch_draws
+from parity.pair import Case, torch_forward
+from parity.twins.cases import SEED, STEP, TrainedPair, cases, dropout_key, mean_loss, torch_draws
 
 # 200 steps of training multiply a difference: by 10 to 1000 with the tutorial's learning rate and batches of 8.
 TRAJECTORY_BOUND = 1e-9
@@ -71,7 +71,7 @@ def take_step(pair: TrainedPair, optimizer: Any, variables: Any, opt_state: Any,
     """Take a step of our own training, dropout on: `real` says which images of the batch count."""
     recipe = replace(pair.make_recipe(pair.flax_module, LEARNING_RATE), optimizer=optimizer)
     state = train.with_variables(recipe, variables)._replace(step=jnp.uint32(STEP), opt_state=opt_state)
-    return train.train_step(recipe, state, train.Batch(case.images, case.labels, case.real), SEED)
+    return train.train_step(recipe, state, train.Batch(case.inputs, case.labels, case.real), SEED)
 
 
 def initial(pair: TrainedPair, draws: int = DRAWS) -> Iterator[Check]:
@@ -148,7 +148,7 @@ def evaluation(pair: TrainedPair, trial: Trial, weights: NamedArrays) -> Iterato
     loss, accuracy = pair.metrics(logits, jnp.asarray(labels))
     real, others = np.ones(len(labels), bool), []
     for dtype in pair.dtypes:
-        theirs, _ = torch_trace.run(pair.torch_module, torch_parameters(weights, dtype), pixels(images, dtype), {})
+        theirs, _ = torch_forward(pair, Case("", weights, images), dtype)
         others.append({"logits": theirs.detach().numpy(), "loss": mean_loss(theirs, labels, real).detach().numpy()})
     yield from links.compare(pair, weights, "evaluation", {"logits": logits, "loss": loss}, others)
     ours, truth = np.asarray(logits, np.float64), others[0]["logits"]

@@ -84,8 +84,9 @@ def pair():
     table = Table((*layer("block.conv", CONV), *layer("head", DENSE_AFTER_FLATTEN, h=4, w=4)))
     return Pair(
         torch_module=TorchNetwork(), flax_module=Network(), precision="float64", table=table,
-        torch_input=lambda images, dtype: torch.from_numpy(images).movedim(-1, 1).to(dtype).contiguous(),
-        flax_input=jnp.asarray, apply=lambda module, variables, x, key: module.apply(variables, x, key),
+        torch_input=lambda images, dtype: (torch.from_numpy(images).movedim(-1, 1).to(dtype).contiguous(),),
+        flax_input=lambda images, dtype: (jnp.asarray(images, dtype),),
+        apply=lambda module, variables, x, key: (module.apply(variables, *x, key), variables),
         torch_loss=torch_loss, flax_loss=flax_loss, optimizers={},
     )  # fmt: skip
 

@@ -67,9 +67,12 @@ def test_the_proof(tmp_path):
         assert words in done.stdout
 
 
+OF_ANY_PAIR = {"weights", "layers", "masks", "statistics"}  # links that our own network does not have
+
+
 def test_there_are_enough_controls_and_none_is_named_twice():
     assert len({control.name for control in controls.CONTROLS}) == len(controls.CONTROLS) == 35
-    assert {control.first[0] for control in controls.CONTROLS} == set(report.LINKS)
+    assert {control.first[0] for control in controls.CONTROLS} == set(report.LINKS) - OF_ANY_PAIR
 
 
 PASSING = {
