@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Call(NamedTuple):
     """One call of a module."""
@@ -43,9 +45,19 @@ class Trace(NamedTuple):
         )
 
 
+def bracket(name: str, place: str, count: int) -> str:
+    """Name one of so many arrays of a value: `output`, or `output[logits]` if there are several."""
+    return name if count == 1 else f"{name}[{place}]"
+
+
 def bracketed(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Name the arrays of a value: `output`, or `output[logits]` if there are several."""
-    return {name if len(values) == 1 else f"{name}[{place}]": leaf for place, leaf in values.items()}
+    """Name the arrays of a value."""
+    return {bracket(name, place, len(values)): leaf for place, leaf in values.items()}
+
+
+def as_numpy(array: Any) -> np.ndarray:
+    """Give an array of either framework as NumPy's."""
+    return array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
 
 
 def unique(path: str, before: Mapping[str, Any]) -> str:

@@ -12,16 +12,15 @@ import numpy as np
 import optax
 import torch
 
-from jaxcnn.files import NamedArrays
+from jaxcnn.files import NamedArrays, flat_names
 from parity.bounds import Check, judge
 from parity.calls import Trace
 from parity.flax_trace import Site, repeat
-from parity.given import flat
 from parity.layouts import found, usual
-from parity.links import compare
+from parity.links import both_passes, compare
 from parity.matched import Matched
 from parity.matching import match_draws
-from parity.pair import Pair, Pass, flax_pass, label, torch_pass
+from parity.pair import Pair, Pass, label
 from parity.port import MODES
 from parity.steps import Training, judge_draws
 
@@ -37,21 +36,15 @@ def evaluation(matched: Matched, precision: str) -> Iterator[Check]:
         yield Check(precision, "weights", name, float("inf"), 0.0, note="it has no counterpart")
     for name in matched.lonely_outputs if precision == "float64" else ():
         yield Check(precision, "outputs", name, float("inf"), 0.0, note="it has no counterpart")
-    pair, weights = matched.pair(precision), matched.state
+    pair, weights = matched.pair(precision), matched.given.random
     blind = replace(pair, names=matched.names._replace(activations=()))  # one pass by steps is enough
     seeds = range(DRAWS if precision == "float32" else 1)
-    passes = [_passes(pair if seed == 0 else blind, matched.case(seed)) for seed in seeds]
+    passes = [both_passes(pair if seed == 0 else blind, matched.case(seed)) for seed in seeds]
     for link in ("activations", "outputs"):
         yield from compare(pair, weights, link, *_split(matched, passes[0], link))
     yield from _best([list(_gradients(matched, pair, one)) for one in passes])
-    own = _split(matched, _passes(blind, matched.case(name="own")), "outputs")
+    own = _split(matched, both_passes(blind, matched.case(name="own")), "outputs")
     yield from compare(pair, weights, "outputs", *own, case="own weights")
-
-
-def _passes(pair: Pair, case: Any) -> list[Pass]:
-    """Run a case on both sides: JAX's pass, then PyTorch's."""
-    ours = flax_pass(pair, case)
-    return [ours, *(torch_pass(pair, case, dtype, ours.masks) for dtype in pair.dtypes)]
 
 
 def _split(matched: Matched, passes: list[Pass], link: str) -> tuple[NamedArrays, list[NamedArrays]]:
@@ -66,7 +59,7 @@ def _gradients(matched: Matched, pair: Pair, passes: list[Pass]) -> Iterator[Che
     held = matched.held
     others = [{n: np.where(held.get(n, False), 0, g) for n, g in other.items() if n in ours} for other in others]
     scale = SMALL * max((np.abs(g).max(initial=0) for g in others[0].values()), default=0)
-    yield from compare(pair, matched.state, "gradients", ours, others, scale=scale)
+    yield from compare(pair, matched.given.random, "gradients", ours, others, scale=scale)
 
 
 def _best(runs: list[list[Check]]) -> Iterator[Check]:
@@ -92,13 +85,14 @@ def layers(matched: Matched) -> Iterator[Check]:
             return output
         right = entry.carry(next(iter(truth.outputs.values())).numpy(), "flax")
         judged = lambda array: judge(array, right, **EXACT, link="layers", tensor=label(entry))  # noqa: E731
-        x, given = next(iter(truth.inputs.values())).numpy(), np.asarray(args[0])
-        axes, sizes = found(x, given, theirs.merges) or usual(x.shape, given.shape, theirs.merges)
-        fed = entry._replace(axes=axes, sizes=sizes).carry(x, "flax")
         checks = [judged(output)]
-        if not checks[0].passed and fed.shape == given.shape:  # a mistake of its own, or one before it
-            before = judge(given, fed, **EXACT, link="layers", tensor=f"input of {label(entry)}")
-            checks = [before, judged(repeat(site.module, call, (jnp.asarray(fed), *args[1:]), kwargs))]
+        if not checks[0].passed:  # a mistake of its own, or one before it
+            x, given = next(iter(truth.inputs.values())).numpy(), np.asarray(args[0])
+            axes, sizes = found(x, given, theirs.merges) or usual(x.shape, given.shape, theirs.merges)
+            fed = entry._replace(axes=axes, sizes=sizes).carry(x, "flax")
+            if fed.shape == given.shape:
+                before = judge(given, fed, **EXACT, link="layers", tensor=f"input of {label(entry)}")
+                checks = [before, judged(repeat(site.module, call, (jnp.asarray(fed), *args[1:]), kwargs))]
         seen[site.name] = checks
         return jnp.asarray(right) if right.shape == output.shape else output
 
@@ -110,7 +104,10 @@ def layers(matched: Matched) -> Iterator[Check]:
 
 def converted(matched: Matched, variables: Any) -> Iterator[Check]:
     """Judge the user's own converted weights: each against the table's."""
-    made, given = flat(matched.table.to_flax(matched.given.state)), flat(matched.given.port.collections(variables))
+    made, given = (
+        flat_names(matched.table.to_flax(matched.given.state)),
+        flat_names(matched.given.port.collections(variables)),
+    )
     for name, array in made.items():
         place: dict[str, Any] = {**EXACT, "link": "weights", "tensor": name, "case": "yours", "bound": 1e-6}
         yield judge(given[name], array, **place) if name in given else Check(

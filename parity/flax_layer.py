@@ -7,11 +7,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
-from jaxcnn.files import NamedArrays
+from jaxcnn.files import NamedArrays, flat_names
 from parity.calls import leaves
 from parity.flax_trace import Site
-from parity.given import flat, nested
 from parity.layouts import Shape
 from parity.port import by_collection
 
@@ -44,7 +44,9 @@ class FlaxLayer:
                for leaf, name in self.keys.items()}  # fmt: skip
         module = self.site.module
         if isinstance(module, nn.Module):
-            variables = nested({f"{self.keys[leaf].partition('/')[0]}/{leaf}": value for leaf, value in own.items()})
+            variables = unflatten_dict(
+                {f"{self.keys[leaf].partition('/')[0]}/{leaf}": value for leaf, value in own.items()}, sep="/"
+            )
             return module.unbind()[0].apply(variables, *self.args, method=self.site.method, **self.kwargs)
         from flax import nnx
 
@@ -57,10 +59,10 @@ class FlaxLayer:
 def variables_of(module: Any) -> dict[str, Any]:
     """Give the variables of a module that is being called, by collection and path within it."""
     if isinstance(module, nn.Module):
-        return flat(module.variables)
+        return flat_names(module.variables)
     from flax import nnx
 
-    return flat(by_collection(nnx.state(module, nnx.Not(nnx.RngState))))
+    return flat_names(by_collection(nnx.state(module, nnx.Not(nnx.RngState))))
 
 
 def is_cell(module: Any) -> bool:

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax.traverse_util import flatten_dict
 from torch import nn
 
 from jaxcnn.errors import UserError
-from jaxcnn.files import NamedArrays
+from jaxcnn.files import NamedArrays, flat_names
 from parity import flax_trace, torch_trace
-from parity.calls import Trace, leaves
+from parity.calls import Trace, as_numpy, leaves
 from parity.port import Variables, port_of
 
 
@@ -33,7 +34,7 @@ class Given:
     ) -> None:
         if not isinstance(torch_module, nn.Module):
             raise UserError("not a PyTorch module", type(torch_module).__name__, "give an instance of torch.nn.Module")
-        self.inputs = tuple(_numpy(value) for value in inputs)
+        self.inputs = tuple(as_numpy(v) if isinstance(v, torch.Tensor) else v for v in inputs)
         if hasattr(flax_inputs, "shape"):
             flax_inputs = (flax_inputs,)
         self.flax_inputs = tuple(map(channels_last, self.inputs)) if flax_inputs is None else tuple(flax_inputs)
@@ -70,16 +71,45 @@ class Given:
             raise
         except Exception as problem:
             raise self.failed(self.flax_name, problem, self.flax_inputs, self.flax_kwargs) from problem
-        if slashed := [name for path in _paths(variables) for name in path if "/" in name]:
+        if slashed := [name for path in flatten_dict(variables) for name in path if "/" in name]:
             raise UserError(f"a variable's name has a slash in it: {slashed[0]}", self.flax_name,
                             "such modules, flax.linen.WeightNorm among them, cannot be compared")  # fmt: skip
-        return flat(variables)
+        return flat_names(variables)
 
-    def cast_flax(self, precision: str, inputs: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
+    def randomised(self, seed: int = 0) -> NamedArrays:
+        """Draw all parameters and running statistics anew: with zeros and ones many a mistake cannot be seen."""
+        rng, drawn = np.random.default_rng(seed), dict[str, Any]()
+        parameters = {name for name, p in self.torch_module.named_parameters(remove_duplicate=False) if p.requires_grad}
+        for name, array in self.state.items():
+            last = name.rpartition(".")[2]
+            if name in self.tied and self.tied[name] != name:
+                drawn[name] = drawn[self.tied[name]]
+            elif array.dtype.kind != "f" or not (name in parameters or last in ("running_mean", "running_var")):
+                drawn[name] = array
+            elif array.ndim > 1:
+                drawn[name] = rng.normal(0, (array.size / len(array)) ** -0.5, array.shape)
+            elif last in ("running_var", "weight", "scale"):
+                drawn[name] = rng.uniform(0.5, 1.5, array.shape)
+            else:
+                drawn[name] = rng.normal(0, 0.1, array.shape)
+        return {
+            name: np.asarray(a, np.float32).astype(np.float64) if a.dtype.kind == "f" else a
+            for name, a in drawn.items()
+        }
+
+    @cached_property
+    def random(self) -> NamedArrays:
+        """Give the random weights that both modules are run on first."""
+        return self.randomised()
+
+    @cached_property
+    def reference(self) -> tuple[Any, Trace]:
+        """Run the PyTorch module on them, in float64: what Flax's calls are recognised by."""
+        return self.torch_run(self.random, "float64")
+
+    def cast_flax(self, precision: str) -> tuple[Any, ...]:
         """Give inputs as Flax takes them in a precision."""
-        return jax.tree.map(
-            lambda leaf: _cast(leaf, precision, jnp.asarray), self.flax_inputs if inputs is None else inputs
-        )
+        return jax.tree.map(lambda leaf: _cast(leaf, precision, jnp.asarray), self.flax_inputs)
 
     def cast_torch(self, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Give inputs and keyword arguments as PyTorch takes them."""
@@ -114,7 +144,6 @@ class Given:
         self, variables: Variables, precision: str, key: int = 0, train: bool = False, **how: Any
     ) -> tuple[tuple[Any, Variables], Trace]:
         """Call the Flax module, and see what it does: (output, its variables after that), and the trace."""
-
         dtype = "float64" if precision == "float64" else None
         return flax_trace.run(
             partial(self.apply, variables, self.cast_flax(precision), jax.random.key(key), train), dtype=dtype, **how
@@ -153,55 +182,10 @@ def channels_last(array: Any) -> Any:
     return array
 
 
-def flat(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Name nested variables by their paths: `params/Dense_0/kernel`."""
-    from flax.traverse_util import flatten_dict
-
-    return {"/".join(map(str, path)): leaf for path, leaf in flatten_dict(variables).items()}
-
-
-def _paths(variables: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    from flax.traverse_util import flatten_dict
-
-    return [tuple(map(str, path)) for path in flatten_dict(variables)]
-
-
-def nested(arrays: Mapping[str, Any]) -> Variables:
-    """Undo `flat`."""
-    from flax.traverse_util import unflatten_dict
-
-    return unflatten_dict({tuple(name.split("/")): leaf for name, leaf in arrays.items()})
-
-
-def randomised(module: nn.Module, state: NamedArrays, tied: Mapping[str, str], seed: int = 0) -> NamedArrays:
-    """Draw all parameters and running statistics anew: with zeros and ones many a mistake cannot be seen."""
-    rng, drawn = np.random.default_rng(seed), dict[str, Any]()
-    parameters = {name for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
-    for name, array in state.items():
-        last = name.rpartition(".")[2]
-        if name in tied and tied[name] != name:
-            drawn[name] = drawn[tied[name]]
-        elif array.dtype.kind != "f" or not (name in parameters or last in ("running_mean", "running_var")):
-            drawn[name] = array
-        elif array.ndim > 1:
-            drawn[name] = rng.normal(0, (array.size / len(array)) ** -0.5, array.shape)
-        elif last in ("running_var", "weight", "scale"):
-            drawn[name] = rng.uniform(0.5, 1.5, array.shape)
-        else:
-            drawn[name] = rng.normal(0, 0.1, array.shape)
-    return {
-        name: np.asarray(a, np.float32).astype(np.float64) if a.dtype.kind == "f" else a for name, a in drawn.items()
-    }
-
-
 def _tied(module: nn.Module) -> dict[str, str]:
     """Say for each parameter which one it is: itself, or an earlier one."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(p), name) for name, p in module.named_parameters(remove_duplicate=False)}
-
-
-def _numpy(value: Any) -> Any:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
 
 
 def _tensor(value: Any, dtype: torch.dtype) -> torch.Tensor:
@@ -212,7 +196,7 @@ def _tensor(value: Any, dtype: torch.dtype) -> torch.Tensor:
 def _cast(value: Any, dtype: Any, make: Any) -> Any:
     """Make a framework's array of an array; leave anything else."""
     if isinstance(value, torch.Tensor):
-        value = value.detach().numpy()
+        value = as_numpy(value)
     if not hasattr(value, "dtype"):
         return value
     if make is _tensor:

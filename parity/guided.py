@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
-from jaxcnn.files import NamedArrays
+from jaxcnn.files import flat_names
 from parity.calls import leaves
 from parity.flax_layer import FlaxLayer, is_cell, variables_of
 from parity.flax_trace import Site
-from parity.given import Given, flat, nested
+from parity.given import Given
 from parity.layouts import found, usual
 from parity.rules import SYNONYMS, Row, gates, likeness, ways
 from parity.table import Entry, Table
@@ -49,10 +50,10 @@ class Guided:
     """One guided run, and what came out: places, matches, doubts."""
 
     def __init__(
-        self, given: Given, state: NamedArrays, places: list[Placed], heads: int = 0,
+        self, given: Given, places: list[Placed], heads: int = 0,
         picks: Mapping[str, int] | None = None, table: Table | None = None,
     ) -> None:  # fmt: skip
-        self.state, self.heads, self.picks = state, heads, picks or {}
+        self.state, self.heads, self.picks = given.random, heads, picks or {}
         self.places, self.matches, self.doubts = list(places), list[Match](), list[str]()
         self.shapes = {name: tuple(leaf.shape) for name, leaf in given.shapes.items()}
         self.fused, self.choices = False, dict[str, int]()  # of fused projections; calls that are as good as others
@@ -66,18 +67,18 @@ class Guided:
             self.put(place)
         if table is not None:
             self.tell(table)
-        output, trace = given.torch_run(state, "float64")
+        output, trace = given.reference
         theirs = [leaf.detach().numpy() for _, leaf in leaves(output)]
-        self.units, self.merges = units(given.modules["float64"], trace, state, given.tied), trace.merges
+        self.units, self.merges = units(given.modules["float64"], trace, self.state, given.tied), trace.merges
         self.busy, self.counts = False, Counter[str]()
-        (output, _), _ = given.flax_run(nested(self.values), "float64", around=self.around, eager=True)
+        (output, _), _ = given.flax_run(unflatten_dict(self.values, sep="/"), "float64", around=self.around, eager=True)
         ours = [np.asarray(leaf) for _, leaf in leaves(output)]
         right = [m.same_output for m in self.matches] + [any(found(t, o, self.merges) for o in ours) for t in theirs]
         self.score, self.perfect = sum(right), all(right)
 
     def tell(self, table: Table) -> None:
         """Fill all variables as a table says."""
-        self.values |= {n: v for n, v in flat(table.to_flax(self.state)).items() if n in self.shapes}
+        self.values |= {n: v for n, v in flat_names(table.to_flax(self.state)).items() if n in self.shapes}
         for entry in table.expanded:
             theirs = entry.names("torch")[0]
             for name in entry.names("flax")[0]:

@@ -74,8 +74,8 @@ def layouts(names: str, shape: Shape, orders: Sequence[str], merges: Merges) -> 
     yield from (Layout(plain, order) for order in turned)
     for place, n in enumerate(shape):
         for sizes in sorted(merges.get(n, ())):
-            inner = [f"{'cdxyz'[i] if i else 'c'}" for i in range(len(sizes))] if len(sizes) != 3 else ["c", "h", "w"]
-            inner = [name if name not in names else name + "0" for name in inner]
+            fresh = "chw" if len(sizes) == 3 else "cdxyz"[: len(sizes)]
+            inner = [name if name not in names else f"{name}0" for name in fresh]
             axes = (*plain[:place], tuple(zip(inner, sizes, strict=True)), *plain[place + 1 :])
             for order in turned:
                 last = [part for name in order for part in ([*inner[1:], inner[0]] if name == names[place] else [name])]

@@ -45,18 +45,20 @@ def compare(
         yield judge(ours[name], *(other[name] for other in others), tensor=name, **place)
 
 
+def both_passes(pair: Pair, case: Case, compiled: bool = True) -> list[Pass]:
+    """Run a case on both sides: JAX's pass, then PyTorch's in `pair.dtypes`, with the same masks."""
+    ours = flax_pass(pair, case, compiled)
+    return [ours, *(torch_pass(pair, case, dtype, ours.masks) for dtype in pair.dtypes)]
+
+
 def one_pass(pair: Pair, case: Case, compiled: bool = True) -> Generator[Check, None, Case]:
     """Compare a case forward and backward; return it without the images whose gradient is another function's."""
-
-    def run(case: Case) -> list[Pass]:
-        ours = flax_pass(pair, case, compiled)
-        return [ours, *(torch_pass(pair, case, dtype, ours.masks) for dtype in pair.dtypes)]
 
     def compared(link: str, passes: list[Pass]) -> Iterator[Check]:
         ours, *others = (getattr(one, link) for one in passes)
         return compare(pair, case.weights, link, ours, others, case=case.name)
 
-    ours, truth, *single = passes = run(case)
+    ours, truth, *single = passes = both_passes(pair, case, compiled)
     yield from compared("activations", passes)
     yield from _mask_rates(pair, case, ours)
     yield from compared("outputs", passes)
@@ -66,7 +68,7 @@ def one_pass(pair: Pair, case: Case, compiled: bool = True) -> Generator[Check, 
     left_out = float(1 - same.real.sum() / case.real.sum())
     yield Check(pair.precision, "gradients", "left_out", left_out, LEFT_OUT, case.name)
     again = same.real.any() and (same.real != case.real).any()
-    yield from compared("gradients", run(same) if again else passes)
+    yield from compared("gradients", both_passes(pair, same, compiled) if again else passes)
     return same
 
 

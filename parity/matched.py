@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax.traverse_util import unflatten_dict
 
 from jaxcnn.errors import UserError
-from jaxcnn.files import NamedArrays
-from parity.calls import Trace, leaves
-from parity.given import Given, flat, nested, randomised
+from jaxcnn.files import NamedArrays, flat_names
+from parity.calls import Trace, as_numpy, bracket, leaves
+from parity.given import Given
 from parity.guided import Guided
 from parity.matching import match_calls, name_arrays, name_outputs, pair_places
 from parity.pair import Case, Names, Pair, named
@@ -36,15 +37,14 @@ class Matched:
     def __post_init__(self) -> None:
         given = self.given
         with jax.enable_x64(True):
-            self.state = randomised(given.torch_module, given.state, given.tied)
             if self.told is None:
                 self.table, guided = proposal(given)
                 variables = self.table_variables()
             else:
                 self.table = self.told
                 variables = self.table_variables()
-                guided = Guided(given, self.state, [], table=self.told)
-            theirs, trace = given.torch_run(self.state, "float64")
+                guided = Guided(given, [], table=self.told)
+            theirs, trace = given.reference
             (ours, _), seen = given.flax_run(self.whole(variables), "float64", eager=True)
             self.deterministic(theirs, ours, variables)
             self.traces = trace, seen
@@ -57,7 +57,7 @@ class Matched:
         where = f"{self.given.name} and {self.given.flax_name}"
         todo = "print parity.propose(...), write the entries that differ, and give table="
         try:
-            made, shapes = flat(self.table.to_flax(self.state)), self.given.shapes
+            made, shapes = flat_names(self.table.to_flax(self.given.random)), self.given.shapes
         except (KeyError, ValueError) as problem:
             raise UserError(f"the table does not fit: {problem}", where, todo) from problem
         if not made:
@@ -68,24 +68,26 @@ class Matched:
                 raise UserError(f"the table does not fit: {name} is {list(value.shape)}, Flax has {has}", where, todo)
         rest = [name for name in shapes if name not in made]
         self.rest = (
-            {name: value for name, value in flat(self.given.port.initial()).items() if name in rest} if rest else {}
+            {name: value for name, value in flat_names(self.given.port.initial()).items() if name in rest}
+            if rest
+            else {}
         )
-        return jax.tree.map(jnp.asarray, nested(made))
+        return jax.tree.map(jnp.asarray, unflatten_dict(made, sep="/"))
 
     def whole(self, variables: Any) -> Any:
         """Add the variables that have no counterpart in PyTorch, as the module makes them."""
-        return nested({**{n: jnp.asarray(v, _like(v)) for n, v in self.rest.items()}, **flat(variables)})
+        rest = {name: jnp.asarray(value, _like(value)) for name, value in self.rest.items()}
+        return unflatten_dict({**rest, **flat_names(variables)}, sep="/")
 
     def deterministic(self, theirs: Any, ours: Any, variables: Any) -> None:
         """Raise UserError if a module draws random numbers in evaluation."""
         again = (
-            self.given.torch_run(self.state, "float64", seed=1)[0],
+            self.given.torch_run(self.given.random, "float64", seed=1)[0],
             self.given.flax_run(self.whole(variables), "float64", key=1, eager=True)[0][0],
         )
         for name, one, two in zip((self.given.name, self.given.flax_name), (theirs, ours), again, strict=True):
             for (_, a), (_, b) in zip(leaves(one), leaves(two), strict=True):
-                a, b = (x.detach() if isinstance(x, torch.Tensor) else x for x in (a, b))
-                if not np.allclose(np.asarray(a), np.asarray(b), rtol=1e-9, atol=1e-12, equal_nan=True):
+                if not np.allclose(as_numpy(a), as_numpy(b), rtol=1e-9, atol=1e-12, equal_nan=True):
                     raise UserError("two calls in evaluation differ", name,
                                     "it must not be random then: turn its noise off")  # fmt: skip
 
@@ -95,7 +97,7 @@ class Matched:
         for t, f in self.pairs.items():
             one, two = trace.calls[t].outputs, seen.calls[f].outputs
             for a, b in pair_places(one, two, merges, by_value=t not in self.layers_matched).items():
-                activations[t if len(one) == 1 else f"{t}[{a}]"] = f if len(two) == 1 else f"{f}[{b}]"
+                activations[bracket(t, a, len(one))] = bracket(f, b, len(two))
         given = named([*self.given.inputs], "input"), named([*self.given.flax_inputs], "input")
         outputs = named(theirs, "output"), named(ours, "output")
         inputs = name_arrays(*given, pair_places(*given, merges), merges)
@@ -109,7 +111,7 @@ class Matched:
     def pair(self, precision: str, train: bool = False) -> Pair:
         """Make the pair in a precision and a mode."""
         given = self.given
-        torch_loss, flax_loss = [*map(scalar, ("PyTorch", "JAX"), self.loss)] if self.loss else self.projection()
+        torch_loss, flax_loss = [*map(scalar, ("PyTorch", "JAX"), self.loss)] if self.loss else self.projection
         return Pair(
             torch_module=given.modules["float64"], flax_module=given.port.module, precision=precision, table=self.table,
             torch_input=lambda _, dtype: given.cast_torch(dtype)[0], flax_input=lambda _, one: given.cast_flax(one),
@@ -119,10 +121,11 @@ class Matched:
             torch_kwargs=lambda dtype: given.cast_torch(dtype)[1], dtype="float64" if precision == "float64" else None,
         )  # fmt: skip
 
+    @cached_property
     def projection(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Make the default loss: a fixed random projection of all outputs."""
         rng, entries = np.random.default_rng(2), {e.torch: e for e in self.names.outputs}
-        outputs = named(self.given.torch_run(self.state, "float64")[0], "output")
+        outputs = named(self.given.reference[0], "output")
         floats = {name: tuple(t.shape) for name, t in outputs.items() if t.is_floating_point() and name in entries}
         if not floats:
             raise UserError("no output has floating numbers", self.given.name, "give loss=(PyTorch's, JAX's)")
@@ -143,14 +146,14 @@ class Matched:
     def case(self, seed: int = 0, key: Any = None, name: str = "") -> Case:
         """Make a case of random weights, or of the PyTorch module's own."""
         given = self.given
-        weights = given.state if name == "own" else randomised(given.torch_module, given.state, given.tied, seed)
+        weights = given.state if name == "own" else given.randomised(seed)
         folded = self.table.to_torch(self.table.to_flax(weights))  # of two biases, the sum and nothing
         return Case(name, {**weights, **folded}, given.inputs, key=key)
 
     @cached_property
     def held(self) -> NamedArrays:
         """Say which elements of PyTorch's arrays Flax does not have: the second of two biases."""
-        ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), self.table.to_flax(self.state))
+        ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), self.table.to_flax(self.given.random))
         return {name: array == 0 for name, array in self.table.to_torch(ones).items() if (array == 0).any()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.calls import Call, Draw, Trace
+from parity.calls import Call, Draw, Trace, as_numpy
 from parity.layouts import Merges, candidates, found, near, usual
 from parity.table import Entry, Table
 
@@ -52,7 +52,7 @@ def _drops(call: Call) -> bool:
 
 def _same(theirs: Call, ours: Call, merges: Merges) -> int:
     """Count PyTorch's outputs that Flax's call has too."""
-    one, two = ([_numpy(leaf) for leaf in call.outputs.values()][:4] for call in (theirs, ours))
+    one, two = ([as_numpy(leaf) for leaf in call.outputs.values()][:4] for call in (theirs, ours))
     return sum(any(found(a, b, merges) is not None for b in two) for a in one)
 
 
@@ -62,7 +62,7 @@ def name_arrays(
     """Say which array is which, in the layout that their values show, and how their axes lie."""
     entries = []
     for torch, flax in pairs.items():
-        t, f = _numpy(theirs[torch]), _numpy(ours[flax])
+        t, f = as_numpy(theirs[torch]), as_numpy(ours[flax])
         repeated = t.size != f.size and found(t, f, merges) is not None  # equal, but one has them once
         if t.dtype.kind in "fiub" and not repeated:
             pattern, sizes = found(t, f, merges) or usual(t.shape, f.shape, merges)
@@ -75,7 +75,7 @@ def name_outputs(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Ent
     places = {name: name for name in theirs} if set(theirs) == set(ours) else dict(zip(theirs, ours, strict=False))
     entries = []
     for torch, flax in places.items():
-        t, f = _numpy(theirs[torch]), _numpy(ours[flax])
+        t, f = as_numpy(theirs[torch]), as_numpy(ours[flax])
         n, *rest = [*"nabcdefg"][: max(1, t.ndim)]
         orders = [[n, *rest], [n, *rest[1:], *rest[:1]], [n, *rest[-1:], *rest[:-1]]]
         patterns = [f"{' '.join([n, *rest])} -> {' '.join(o)}" for o in orders[: 3 if t.ndim in (4, 5) else 1]]
@@ -98,7 +98,7 @@ def pair_places(
             rest = [f for f in ours if f not in pairs.values()]
             ranked = sorted(rest, key=lambda f: f != t)
             if exact:
-                ranked = [f for f in ranked if found(_numpy(array), _numpy(ours[f]), merges)]
+                ranked = [f for f in ranked if found(as_numpy(array), as_numpy(ours[f]), merges)]
             elif len(theirs) != len(ours):
                 ranked = [f for f in ranked if f == t]
             if ranked:
@@ -136,7 +136,3 @@ def _flattened(entry: Entry) -> list[int]:
     """Give the sizes of the axes that were flattened before a dense layer, if they have another order in Flax."""
     group = re.search(r"\(([^)]*)\) -> \(", entry.axes)
     return [entry.sizes.get(name, 0) for name in group[1].split()] if group else []
-
-
-def _numpy(array: Any) -> np.ndarray:
-    return array.detach().numpy() if hasattr(array, "detach") else np.asarray(array)

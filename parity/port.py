@@ -1,6 +1,7 @@
 """A Flax port, whatever it is made of: variables by name, and a pure function that applies them."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
@@ -58,18 +59,14 @@ class LinenPort(Port):
 
     def shapes(self) -> Variables:
         """Give the shapes and dtypes of all variables, in the module's own precision."""
-        init = lambda: self._in_mode(False).init(self._rngs(jax.random.key(0)), *self.inputs, **self.call_kwargs(False))  # noqa: E731
-        return {**jax.eval_shape(init)}
+        return {**jax.eval_shape(self._init)}
 
     def initial(self) -> Variables:
         """Make the first variables."""
-        return {
-            **jax.jit(
-                lambda: self._in_mode(False).init(
-                    self._rngs(jax.random.key(0)), *self.inputs, **self.call_kwargs(False)
-                )
-            )()
-        }
+        return {**jax.jit(self._init)()}
+
+    def _init(self) -> Any:
+        return self._in_mode(False).init(self._rngs(jax.random.key(0)), *self.inputs, **self.call_kwargs(False))
 
     def collections(self, variables: Any) -> Variables:
         """Give variables of the user's by collection."""
@@ -155,8 +152,6 @@ def port_of(module: Any, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     """Make the port of a Flax module. UserError if it is none."""
     if isinstance(module, nn.Module):
         return LinenPort(module, inputs, kwargs)
-    import sys
-
     if "flax.nnx" in sys.modules and isinstance(module, sys.modules["flax.nnx"].Module):
         return NNXPort(module, inputs, kwargs)
     raise UserError("neither a Linen nor an NNX module", type(module).__name__, "give an instance of flax's Module")

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from torch import nn
 
-from jaxcnn.files import NamedArrays
-from parity.given import Given, randomised
+from parity.given import Given
 from parity.guided import Guided, Placed
 from parity.layouts import Layout
 from parity.rules import Piece, likeness, ways
@@ -42,41 +41,40 @@ def propose(
 def proposal(given: Given) -> tuple[Table, Guided]:
     """Find the table of what was given, and the run that shows it."""
     with jax.enable_x64(True):
-        state = randomised(given.torch_module, given.state, given.tied)
-        named = by_name(given, state, [])
-        best = search(given, state, [], named)
-        while more := by_name(given, state, best.places, everything=True):  # what no call has shown may show more
-            best, named = search(given, state, best.places, more), [*named, *more]
+        named = by_name(given, [])
+        best = search(given, [], named)
+        while more := by_name(given, best.places, everything=True):  # what no call has shown may show more
+            best, named = search(given, best.places, more), [*named, *more]
         if not best.perfect:
             best.doubts += [f"{ways[0].row.piece.name} is {ways[0].flax}: by name and shape only" for ways in named]
-        return table_of(given, state, best), best
+        return table_of(given, best), best
 
 
-def search(given: Given, state: NamedArrays, placed: list[Placed], named: list[list[Placed]]) -> Guided:
+def search(given: Given, placed: list[Placed], named: list[list[Placed]]) -> Guided:
     """Run until every layer gives what its counterpart gives, with other choices where values leave one."""
-    first, *others = variations(given, state, named)
-    best = Guided(given, state, [*placed, *first])
+    first, *others = variations(given, named)
+    best = Guided(given, [*placed, *first])
     for places in itertools.islice(others, SEARCHED):
         if not best.perfect:
-            best = max(best, Guided(given, state, [*placed, *places]), key=lambda run: run.score)
+            best = max(best, Guided(given, [*placed, *places]), key=lambda run: run.score)
     start, given_places = best, best.places[: len(placed) + len(first)]
     tries: list[tuple[int | None, dict[str, int]]] = [(n, {}) for n in sorted(_heads(given))] if best.fused else []
     tries += [(None, {site: pick}) for site, count in start.choices.items() for pick in range(1, count)]
     for heads, flip in tries[:SEARCHED]:
         if not best.perfect:
             picks = {**best.picks, **flip}
-            other = Guided(given, state, given_places, best.heads if heads is None else heads, picks)
+            other = Guided(given, given_places, best.heads if heads is None else heads, picks)
             best = max(best, other, key=lambda run: run.score)
     return best
 
 
-def variations(given: Given, state: NamedArrays, named: list[list[Placed]]) -> list[list[Placed]]:
+def variations(given: Given, named: list[list[Placed]]) -> list[list[Placed]]:
     """List ways to place arrays that have only names and shapes: the likely one, then others with few changes."""
     likely = [ways[0] for ways in named]
     changes = [{i: way} for i, ways in enumerate(named) for way in ways[1:]]
     for (i, one), (j, two) in itertools.combinations(enumerate(likely), 2):
         if one.slice is two.slice is None:
-            swapped = [_placings(given, state, b.row.piece.name, a.flax, None) for a, b in ((one, two), (two, one))]
+            swapped = [_placings(given, b.row.piece.name, a.flax, None) for a, b in ((one, two), (two, one))]
             changes += [{i: swapped[0][0], j: swapped[1][0]}] if all(swapped) else []
     both = [{**a, **b} for a, b in itertools.combinations(changes, 2) if not a.keys() & b.keys()]
     return [[change.get(i, way) for i, way in enumerate(likely)] for change in ({}, *changes, *both[:SEARCHED])]
@@ -93,14 +91,16 @@ def _heads(given: Given) -> set[int]:
     return {n for n in (*named, *(leaf.shape[-2] for leaf in given.shapes.values() if len(leaf.shape) == 3)) if n > 1}
 
 
-def by_name(given: Given, state: NamedArrays, placed: list[Placed], everything: bool = False) -> list[list[Placed]]:
+def by_name(given: Given, placed: list[Placed], everything: bool = False) -> list[list[Placed]]:
     """Pair arrays by name and shape, each with the ways to place it, the usual first.
 
     Those that blocks of layers have themselves, or `everything` not yet placed; a variable may be many arrays, stacked.
     """
     taken = {name for place in placed for name in Entry(place.row.piece.name, "", "").names("torch")[0]}
     carried = _carried(given)
-    theirs = [n for n in given.names if n not in taken and state[n].dtype.kind == "f" and (everything or n in carried)]
+    theirs = [
+        n for n in given.names if n not in taken and given.random[n].dtype.kind == "f" and (everything or n in carried)
+    ]
     ours = [n for n in given.shapes if n not in {place.flax for place in placed}]
     if not everything:
         theirs, ours = _of_blocks(theirs, given.names, "."), _of_blocks(ours, [*given.shapes], "/")
@@ -113,7 +113,7 @@ def by_name(given: Given, state: NamedArrays, placed: list[Placed], everything: 
         stacked = len(names) > 1
         if stacked and tuple(given.shapes[flax].shape[:1]) != (len(names),):
             continue
-        placings = [_placings(given, state, name, flax, i if stacked else None) for i, name in enumerate(names)]
+        placings = [_placings(given, name, flax, i if stacked else None) for i, name in enumerate(names)]
         likely = all(name in carried or likeness(name, flax.partition("/")[2]) > ALIKE for name in names)
         if all(placings) and likely:
             pairs.append((likeness(names[0], flax.partition("/")[2]), len(names), names, placings))
@@ -126,11 +126,11 @@ def by_name(given: Given, state: NamedArrays, placed: list[Placed], everything: 
     return found
 
 
-def _placings(given: Given, state: NamedArrays, name: str, flax: str, index: int | None) -> list[Placed]:
+def _placings(given: Given, name: str, flax: str, index: int | None) -> list[Placed]:
     """List the ways in which an array fits a variable, or a slice: by its layer's kind; axes whole, if possible."""
     shape = tuple(given.shapes[flax].shape)[0 if index is None else 1 :]
     module = given.torch_module.get_submodule(name.rpartition(".")[0])
-    some = itertools.islice(ways(module, {"": Piece(name, state[name])}, {"": shape}, {}), 12)
+    some = itertools.islice(ways(module, {"": Piece(name, given.random[name])}, {"": shape}, {}), 12)
     rows = [(row, row.layout.pattern(shape) or ("", {})) for [row] in some]
     whole = [row for row, (pattern, _) in rows if "(" not in pattern]
     return [Placed(row, flax, index) for row in whole or [row for row, _ in rows]]
@@ -159,7 +159,7 @@ class Line(NamedTuple):
     adds: bool
 
 
-def table_of(given: Given, state: NamedArrays, run: Guided) -> Table:
+def table_of(given: Given, run: Guided) -> Table:
     """Write down what a run has shown."""
     parts = defaultdict[Any, list[Placed]](list)  # a fused array, whose parts are layers of Flax
     for place in run.places:
@@ -171,7 +171,7 @@ def table_of(given: Given, state: NamedArrays, run: Guided) -> Table:
         stacks[(line.flax, line.layout, line.adds) if line.slice is not None else number].append(line)
     made = [_entry(sorted(stack, key=lambda line: line.slice or 0), run) for stack in stacks.values()]
     entries = [entry for entry in made if entry.axes]
-    order = {name: i for i, name in enumerate(state)}
+    order = {name: i for i, name in enumerate(given.random)}
     entries.sort(key=lambda entry: (order[entry.names("torch")[0][0]], entry.adds))
     known = {name: entry for entry in entries for name in entry.names("torch")[0]}
     for name, first in given.tied.items():
@@ -179,7 +179,7 @@ def table_of(given: Given, state: NamedArrays, run: Guided) -> Table:
             entries.append(known[first]._replace(torch=name))
             known[name] = entries[-1]
     filled = {f"{entry.collection}/{name}" for entry in entries for name in entry.names("flax")[0]}
-    left = [f"{n} of PyTorch {list(state[n].shape)}" for n in _carried(given) if n not in known]
+    left = [f"{n} of PyTorch {list(given.random[n].shape)}" for n in _carried(given) if n not in known]
     left += [f"{n} of Flax {list(leaf.shape)}" for n, leaf in given.shapes.items() if n not in filled]
     return Table(tuple(entries), tuple(run.doubts), tuple(left))
 

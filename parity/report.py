@@ -70,9 +70,7 @@ class Report:
         if not any(halves):
             return
         exact, single = (max(half, key=lambda c: c.share, default=None) for half in halves)
-        numbers = [exact and exact.error, exact and exact.bound, single and single.error, single and single.pytorch,
-                   single and single.bound]  # fmt: skip
-        a, b, *others = (" " * 8 if number is None else f"{number:8.1e}" for number in numbers)
+        a, b, *others = _numbers(exact, single, 8)
         worst = next((c for c in (exact, single) if c and not c.passed), exact or single)
         failed = sum(not c.passed for half in halves for c in half)
         where = (f"{failed} DIFFER: " if failed else "") + (worst.tensor if worst else "")
@@ -121,6 +119,13 @@ class Report:
         figure(self.checks).savefig(path, dpi=150)
 
 
+def _numbers(exact: Check | None, single: Check | None, width: int) -> list[str]:
+    """Write error and bound of a float64 check, and error, PyTorch's own and bound of a float32 one."""
+    numbers = [exact and exact.error, exact and exact.bound, single and single.error, single and single.pytorch,
+               single and single.bound]  # fmt: skip
+    return [" " * width if number is None else f"{number:{width}.1e}" for number in numbers]
+
+
 def plain(check: Check) -> Result:
     """Give a check as JSON has it: an error that is infinite is null."""
     error = check.error if math.isfinite(check.error) else None
@@ -150,9 +155,7 @@ def table(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]:
     before = ""
     for link, name in sorted(worst["float32"] | worst["float64"], key=lambda tensor: LINKS.index(tensor[0])):
         exact, single = (half.get((link, name)) for half in worst.values())
-        numbers = [exact and exact.error, exact and exact.bound, single and single.error, single and single.pytorch,
-                   single and single.bound]  # fmt: skip
-        error, bound, *others = (" " * 9 if number is None else f"{number:9.1e}" for number in numbers)
+        error, bound, *others = _numbers(exact, single, 9)
         both = [check for check in (exact, single) if check]
         case = "  ".join([both[-1].case, *(f"FAILED {c.name}" for c in both if not c.passed)])
         shown, before = "" if link == before else link, link

@@ -83,16 +83,13 @@ class Training:
     def named(self, arrays: Mapping[str, np.ndarray], loss: Any) -> NamedArrays:
         """Copy what is compared of a state, without what Flax does not have."""
         state = {
-            name: np.array(arrays[name]) for name in (*self.pair.trained, *self.statistics) if name in self.carried
+            name: np.array(arrays[name])
+            for name in (*self.pair.trained, *self.statistics)
+            if name in self.pair.table.carried
         }
         for name, elements in self.held.items():
             state[name][elements] = 0
         return {**state, "loss": np.asarray(loss)} if self.judge_loss else state
-
-    @property
-    def carried(self) -> set[str]:
-        """Name the arrays of PyTorch that the table carries."""
-        return {name for entry in self.pair.table.expanded for name in entry.names("torch")[0]}
 
 
 def _step(

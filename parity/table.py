@@ -22,6 +22,7 @@ from einops import EinopsError, rearrange
 from flax.traverse_util import unflatten_dict
 
 from jaxcnn.files import NamedArrays, flat_names
+from parity.calls import as_numpy
 
 Naming = Literal["torch", "flax"]
 NAMINGS: tuple[Naming, Naming] = ("torch", "flax")
@@ -161,7 +162,7 @@ class Table:
 
     def to_flax(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """Make Flax variables of a `state_dict`, of arrays or of tensors."""
-        arrays = self.carry({name: _numpy(array) for name, array in state_dict.items()}, "flax")
+        arrays = self.carry({name: as_numpy(array) for name, array in state_dict.items()}, "flax")
         return unflatten_dict({f"{self.collections[name]}/{name}": array for name, array in arrays.items()}, sep="/")
 
     def to_torch(self, variables: Mapping[str, Any]) -> NamedArrays:
@@ -173,6 +174,11 @@ class Table:
     def collections(self) -> dict[str, str]:
         """Say in which collection each Flax variable is."""
         return {name: entry.collection for entry in self.expanded for name in entry.names("flax")[0]}
+
+    @cached_property
+    def carried(self) -> dict[str, Entry]:
+        """Name the arrays of PyTorch that the table carries, each with its last entry."""
+        return {name: entry for entry in self.expanded for name in entry.names("torch")[0]}
 
     def with_axes(self, flax: str, axes: str) -> "Table":
         """Give one entry, by its Flax name, another pattern."""
@@ -191,10 +197,6 @@ class Table:
         lines = [f"    {entry!r}," for entry in folded(self.expanded)]
         notes = [f"# in doubt: {doubt}" for doubt in self.doubts] + [f"# left over: {name}" for name in self.left]
         return "\n".join(["Table((", *lines, "))", *notes])
-
-
-def _numpy(array: Any) -> np.ndarray:
-    return array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
 
 
 def _combined(entry: Entry, name: str, carried: NamedArrays, array: np.ndarray) -> np.ndarray:

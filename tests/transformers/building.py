@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import transformers
 
-from tests.parity.pairs.example import Example
+from tests.parity.pairs.example import Example, floats
 
 VOCABULARY, LENGTH, ANSWER = 40, 7, 5
 
@@ -40,11 +40,6 @@ def places(length: int = LENGTH) -> np.ndarray:
     return np.tile(np.arange(length), (2, 1))
 
 
-def noise(*shape: int) -> np.ndarray:
-    """Draw pictures or sound."""
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-
-
 def example(
     name: str,
     config: Any,
@@ -74,7 +69,7 @@ def example(
 
 def of_pictures(name: str, config: Any) -> Example:
     """Build a model of pictures: channels first in PyTorch, last in Flax."""
-    x = noise(2, 3, 16, 16)
+    x = floats(2, 3, 16, 16)
     return example(name, config, x, flax_inputs=(x.transpose(0, 2, 3, 1),))
 
 

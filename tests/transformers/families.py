@@ -7,7 +7,7 @@ their softmax in float32.
 import numpy as np
 import transformers
 
-from tests.parity.pairs.example import Example
+from tests.parity.pairs.example import Example, floats
 from tests.transformers.building import (
     ANSWER,
     PICTURE,
@@ -18,7 +18,6 @@ from tests.transformers.building import (
     encoder,
     example,
     mask,
-    noise,
     of_pictures,
     of_two_texts,
     places,
@@ -81,7 +80,7 @@ def clip() -> Example:
     """Both halves, and their similarity."""
     halves = transformers.CLIPTextConfig(**TEXT), transformers.CLIPVisionConfig(**PICTURE)
     config = transformers.CLIPConfig(*(half.to_dict() for half in halves), projection_dim=16)
-    x = noise(2, 3, 16, 16)
+    x = floats(2, 3, 16, 16)
     flax_inputs = tokens(), x.transpose(0, 2, 3, 1), mask(), places()
     return example("CLIPModel", config, tokens(), x, mask(), flax_inputs=flax_inputs)
 
@@ -209,7 +208,7 @@ def mbart() -> Example:
 def whisper() -> Example:
     """An encoder of sound, a decoder of text."""
     config = transformers.WhisperConfig(**TWO_TEXTS, num_mel_bins=8, max_source_positions=10, max_target_positions=12)
-    sound, words, real = noise(2, 8, 20), tokens(ANSWER), mask(ANSWER)
+    sound, words, real = floats(2, 8, 20), tokens(ANSWER), mask(ANSWER)
     return example(
         "WhisperForConditionalGeneration",
         config,
