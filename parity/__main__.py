@@ -15,7 +15,7 @@ from jaxcnn import cli, data, figures, files, platform
 from jaxcnn.errors import UserError
 from jaxcnn.networks.tutorial import CNN
 from jaxcnn.weights import check_classes
-from parity import report
+from parity import figure, report
 from parity.bounds import FACTOR, float32_floor
 from parity.files import require_torch, table_of
 
@@ -45,6 +45,8 @@ def parser() -> cli.ArgumentParser:
         help="shape of an input of random numbers, as the PyTorch module takes it; once for each input")  # fmt: skip
     pair.add_argument("--inputs", metavar="PKG.MOD:FUNCTION",
         help="a function that makes the inputs: a tuple of arrays, or a dict of arguments of parity.check")  # fmt: skip
+    pair.add_argument("--controls", action="store_true",
+        help="make classic mistakes in the port on purpose, and see that each is noticed")  # fmt: skip
     parser.add_argument("--steps", type=cli.positive_int, metavar="N",
         help="length of the training that is compared (default 200; 5 for a pair of your own)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every comparison as JSON")
@@ -75,6 +77,8 @@ def main() -> int:
         if arguments.weights or arguments.data_dir:
             made.error("WEIGHTS and --data-dir are for our own network: --torch makes the weights of yours")
         return own_pair(arguments)
+    if arguments.controls:
+        made.error("--controls is for a pair of your own: of our own network they are always made")
     return own_network(arguments)
 
 
@@ -92,12 +96,13 @@ def own_pair(arguments: argparse.Namespace) -> int:
     inputs = options.pop("inputs", ())
     inputs = (*drawn, *(inputs if isinstance(inputs, tuple | list) else (inputs,)))
     settings: dict[str, Any] = {"steps": arguments.steps or 5, "say": lambda text: print(text, file=sys.stderr)}
+    settings |= {"controls": True} if arguments.controls else {}
     found = checking.check(call(arguments.torch), call(arguments.flax), *inputs, **settings, **options)
     print(found)
     if arguments.json:
         files.write_text(arguments.json, found.json() + "\n")
     if arguments.figure:
-        figures.save(report.figure(found.checks), arguments.figure)
+        figures.save(found.drawn(), arguments.figure)
     return 0 if found.passed else 1
 
 
@@ -141,10 +146,10 @@ def own_network(arguments: argparse.Namespace) -> int:
     if arguments.json:
         versions = {name: version(name) for name in ("jax", "flax", "optax", "torch", "numpy")}
         result = {"passed": not failures, **found, "checks": [report.plain(check) for check in checks]}
-        result |= {"drift": report.drift(checks), "versions": {"python": python_version(), **versions}}
+        result |= {"drift": figure.drift(checks), "versions": {"python": python_version(), **versions}}
         files.write_text(arguments.json, json.dumps(result, indent=1) + "\n")
     if arguments.figure:
-        figures.save(report.figure(checks), arguments.figure)
+        figures.save(figure.figure(checks), arguments.figure)
     caught = sum(fault["passed"] for fault in faults if fault["expected"])
     print(f"\n{len(checks)} comparisons, {caught} mistakes caught, {time.monotonic() - start:.0f} s")
     print("\n".join(failures) or "passed: the same network, trained the same way")

@@ -11,6 +11,9 @@ EPSILON = float(np.finfo(np.float32).eps)
 FACTOR = 2.0  # JAX may be off by so many times what PyTorch is
 LEFT_OUT = 0.5  # of the images of a case, or the stretches of training: those that float32 decides unlike float64
 
+LINKS = ("weights", "layers", "activations", "outputs", "gradients", "masks", "statistics", "step", "trajectory",
+         "initial", "evaluation")  # fmt: skip
+
 
 def float32_floor(weights: dict[str, np.ndarray]) -> float:
     """Give the float32 error that is granted to a network, by its depth and its longest sum.
@@ -79,7 +82,9 @@ def error(array: Any, truth: Any, least: float = 0.0) -> float:
     difference, scale = np.abs(array - truth).max(initial=0), max(np.abs(truth).max(initial=0), least)
     if difference == 0:
         return 0.0
-    return float(difference / scale) if scale and np.isfinite(difference / scale) else inf
+    with np.errstate(invalid="ignore"):  # of what is infinite
+        share = difference / scale if scale else inf
+    return float(share) if np.isfinite(share) else inf
 
 
 def judge(

@@ -1,13 +1,12 @@
-"""The chain for any pair: activations, layers alone, outputs, gradients, the user's own weights, training."""
+"""The chain for any pair: activations, outputs, gradients, the user's own weights, training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
@@ -15,18 +14,18 @@ import torch
 from jaxcnn.files import NamedArrays, flat_names
 from parity.bounds import Check, judge
 from parity.calls import Trace
-from parity.flax_trace import Site, repeat
-from parity.layouts import found, usual
 from parity.links import both_passes, compare
 from parity.matched import Matched
 from parity.matching import match_draws
-from parity.pair import Pair, Pass, label
+from parity.pair import Pair, Pass
 from parity.port import MODES
 from parity.steps import Training, judge_draws
+from parity.table import Entry
 
 DRAWS = 3  # of weights, in float32: in some, rounding puts a ReLU on another side, where its gradient is another
 SMALL = 1e-3  # of the largest gradient: smaller ones are judged as if of that size, since what cancels leaves rounding
 SGD = (partial(torch.optim.SGD, lr=0.01, momentum=0.9), optax.sgd(0.01, 0.9))  # 0.1 makes chaos of small batches
+LARGE_BOUND = 1e-9  # with large weights: PyTorch's softplus is a straight line from 20 on, Flax's 2e-9 off it
 EXACT: dict[str, Any] = {"precision": "float64"}
 
 
@@ -34,6 +33,8 @@ def evaluation(matched: Matched, precision: str) -> Iterator[Check]:
     """Compare activations, outputs and gradients; outputs with the PyTorch module's own weights too."""
     for name in matched.table.left if precision == "float64" else ():
         yield Check(precision, "weights", name, float("inf"), 0.0, note="it has no counterpart")
+    for name in matched.drawn_in_evaluation if precision == "float64" else ():
+        yield Check(precision, "masks", f"{name} of Flax", float("inf"), 0.0, note="it drops out in evaluation")
     for name in matched.lonely_outputs if precision == "float64" else ():
         yield Check(precision, "outputs", name, float("inf"), 0.0, note="it has no counterpart")
     pair, weights = matched.pair(precision), matched.given.random
@@ -42,9 +43,11 @@ def evaluation(matched: Matched, precision: str) -> Iterator[Check]:
     passes = [both_passes(pair if seed == 0 else blind, matched.case(seed)) for seed in seeds]
     for link in ("activations", "outputs"):
         yield from compare(pair, weights, link, *_split(matched, passes[0], link))
-    yield from _best([list(_gradients(matched, pair, one)) for one in passes])
-    own = _split(matched, both_passes(blind, matched.case(name="own")), "outputs")
-    yield from compare(pair, weights, "outputs", *own, case="own weights")
+    yield from _best([list(gradients(matched, pair, one)) for one in passes])
+    for name in matched.cases:
+        other = _split(matched, both_passes(blind, matched.case(name=name)), "outputs")
+        bound: dict[str, Any] = {"bound": LARGE_BOUND} if name == "large weights" else {}
+        yield from compare(pair, weights, "outputs", *other, case=name, **bound)
 
 
 def _split(matched: Matched, passes: list[Pass], link: str) -> tuple[NamedArrays, list[NamedArrays]]:
@@ -53,7 +56,7 @@ def _split(matched: Matched, passes: list[Pass], link: str) -> tuple[NamedArrays
     return ours, others
 
 
-def _gradients(matched: Matched, pair: Pair, passes: list[Pass]) -> Iterator[Check]:
+def gradients(matched: Matched, pair: Pair, passes: list[Pass]) -> Iterator[Check]:
     """Compare gradients; of elements that Flax does not have, none."""
     ours, *others = (one.gradients for one in passes)
     held = matched.held
@@ -69,46 +72,15 @@ def _best(runs: list[list[Check]]) -> Iterator[Check]:
         yield best if len(tensor) == 1 else replace(best, pytorch=median(check.pytorch or 0.0 for check in tensor))
 
 
-def layers(matched: Matched) -> Iterator[Check]:
-    """Compare each layer fed with PyTorch's own input, so that one bad layer does not hide the next."""
-    theirs, seen = matched.traces[0], dict[str, list[Check]]()
-    layouts, calls = {e.flax: e for e in matched.names.activations}, {f: t for t, f in matched.pairs.items()}
-    paths = {flax.partition("#")[0] for flax in calls}
-    blocks = {path for path in paths if any(other.startswith(f"{path}/") for other in paths)}
-
-    def around(site: Site, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        output, entry = call(*args, **kwargs), layouts.get(site.name)
-        if entry is None or site.path in blocks or site.name in seen or not hasattr(output, "shape") or not args:
-            return output
-        truth = theirs.calls[calls[site.name]]
-        if not truth.inputs:
-            return output
-        right = entry.carry(next(iter(truth.outputs.values())).numpy(), "flax")
-        judged = lambda array: judge(array, right, **EXACT, link="layers", tensor=label(entry))  # noqa: E731
-        checks = [judged(output)]
-        if not checks[0].passed:  # a mistake of its own, or one before it
-            x, given = next(iter(truth.inputs.values())).numpy(), np.asarray(args[0])
-            axes, sizes = found(x, given, theirs.merges) or usual(x.shape, given.shape, theirs.merges)
-            fed = entry._replace(axes=axes, sizes=sizes).carry(x, "flax")
-            if fed.shape == given.shape:
-                before = judge(given, fed, **EXACT, link="layers", tensor=f"input of {label(entry)}")
-                checks = [before, judged(repeat(site.module, call, (jnp.asarray(fed), *args[1:]), kwargs))]
-        seen[site.name] = checks
-        return jnp.asarray(right) if right.shape == output.shape else output
-
-    variables = matched.pair("float64").variables(matched.case().weights)
-    matched.given.flax_run(matched.whole(variables), "float64", around=around, eager=True)
-    for checks in seen.values():
-        yield from checks
-
-
 def converted(matched: Matched, variables: Any) -> Iterator[Check]:
-    """Judge the user's own converted weights: each against the table's."""
+    """Judge the user's own converted weights: each against the table's, unless that is in doubt."""
     made, given = (
         flat_names(matched.table.to_flax(matched.given.state)),
         flat_names(matched.given.port.collections(variables)),
     )
     for name, array in made.items():
+        if name in given and matched.other_layout(name, given[name]):
+            continue
         place: dict[str, Any] = {**EXACT, "link": "weights", "tensor": name, "case": "yours", "bound": 1e-6}
         yield judge(given[name], array, **place) if name in given else Check(
             error=float("inf"), note="it is missing", **place)  # fmt: skip
@@ -122,12 +94,8 @@ def training(matched: Matched, precision: str) -> Iterator[Check]:
     """Compare dropout's masks, statistics and parameters after one step, and, in float64, after all."""
     given, keys = matched.given, [jax.random.key(7 + i) for i in range(matched.steps)]
     pair, start = matched.pair(precision, train=True), matched.case().weights
-    seen_theirs = given.torch_run(start, precision, masks={})[1]
-    theirs, matched.unshared = seen_theirs.draws, seen_theirs.unshared
-    _, seen = pair.run(pair.variables(start), pair.flax_input(None, precision), keys[0], eager=True)
-    draws = match_draws(
-        theirs, seen.draws, matched.pairs, list(matched.names.activations), matched.traces[0].merges, matched.table
-    )
+    theirs, seen, draws, _ = drawn(matched, pair, start, keys[0])
+    matched.unshared = theirs.unshared
     statistics = [n for e in matched.table.expanded if e.collection != "params" for n in e.names("torch")[0]]
     trained = Training(
         pair=replace(pair, names=matched.names._replace(draws=tuple(draws))),
@@ -135,10 +103,23 @@ def training(matched: Matched, precision: str) -> Iterator[Check]:
         statistics=tuple(statistics), judge_loss=matched.loss is not None,
     )  # fmt: skip
     if precision == "float64":
-        yield from judge_draws(theirs, seen.draws, draws)
-        yield from trained.compare(start, keys)
+        matched.draws = (theirs.draws, seen, draws)
+        yield from judge_draws(theirs.draws, seen.draws, draws)
+        sides = trained.states(start, keys)
+        matched.first_step = start, sides[1][0], sides[0][0]
+        matched.trained = trained, start, keys, sides[1][:2]
+        yield from trained.compare(start, sides)
     else:
-        yield from _best([[*trained.compare(matched.case(seed).weights, keys[:1])] for seed in range(DRAWS)])
+        starts = [matched.case(seed).weights for seed in range(DRAWS)]
+        yield from _best([[*trained.compare(start, trained.states(start, keys[:1]))] for start in starts])
+
+
+def drawn(matched: Matched, pair: Pair, start: NamedArrays, key: Any) -> tuple[Trace, Trace, list[Entry], Any]:
+    """Run both sides in training: what is seen of each, which mask is which, and Flax's variables after it."""
+    theirs = matched.given.torch_run(start, pair.precision, masks={})[1]
+    (_, after), seen = pair.run(pair.variables(start), pair.flax_input(None, pair.precision), key, eager=True)
+    known, merges = list(matched.names.activations), matched.traces[0].merges
+    return theirs, seen, match_draws(theirs.draws, seen.draws, matched.pairs, known, merges, matched.table), after
 
 
 def notes(matched: Matched) -> Iterator[str]:

@@ -11,8 +11,14 @@ from torch import nn
 from jaxcnn.errors import UserError
 from parity import chain
 from parity.bounds import Check
+from parity.controls import run_controls
+from parity.diagnosis.diagnose import diagnose
+from parity.diagnosis.finding import Finding
+from parity.fed import feed
 from parity.given import Given
+from parity.initial import Builders, draw_initial, initial_checks
 from parity.matched import Matched
+from parity.mistakes import Tried
 from parity.report import Report
 from parity.table import Table
 
@@ -28,9 +34,11 @@ def check(
     table: Table | None = None,
     loss: tuple[Callable[..., Any], Callable[..., Any]] | None = None,
     optimizer: tuple[Callable[..., Any], optax.GradientTransformation] | None = None,
+    initial: Builders | None = None,
     steps: int = 5,
     precision: Sequence[str] = ("float64", "float32"),
     train: bool = True,
+    controls: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Compare a PyTorch module with its Flax port: activations, outputs, gradients, statistics, steps of training.
@@ -40,34 +48,65 @@ def check(
     `use_running_average` ...) are found and set, unless `flax_kwargs` has them. variables: Flax's own converted
     weights, to be judged too. loss: (PyTorch's, JAX's) functions of the outputs; default: a fixed random projection.
     optimizer: (a function from parameters to a torch optimizer, an optax optimizer); default: SGD with momentum.
+    initial: (functions of a seed that make PyTorch's and Flax's module anew): their initial distributions are compared.
+    controls: make classic mistakes in the port on purpose, and see that each is noticed.
     say: is told what is being done, for it takes seconds to a minute.
     Nothing that is passed in is changed. UserError if the modules cannot be called, or cannot be matched.
     """
-    _check_arguments(table, loss, optimizer, steps, precision)
+    _check_arguments(table, loss, optimizer, initial, steps, precision)
     given = Given(torch_module, flax_module, inputs, flax_inputs, torch_kwargs, flax_kwargs)
     say("matching the layers ...")
     matched = Matched(given, table, loss, optimizer or chain.SGD, steps)
-    checks: list[Check] = []
+    checks, feeding, drawn, findings = list[Check](), None, None, tuple[Finding, ...]()
     for one in precision:
         say(f"comparing in {one} ...")
         with jax.enable_x64(one == "float64"), torch.enable_grad():
             checks += chain.evaluation(matched, one)
             if one == "float64":
-                checks += chain.layers(matched)
+                feeding = feed(matched)
+                checks += feeding.checks()
                 checks += chain.converted(matched, variables) if variables is not None else []
             if train:
                 say(f"training in {one} ...")
                 checks += chain.training(matched, one)
-    return Report(tuple(checks), matched.table, given.name, given.flax_name, matched.pairs, tuple(chain.notes(matched)))
+    if initial is not None:
+        say("drawing initial weights ...")
+        drawn = draw_initial(initial, given, matched.table)
+        checks += initial_checks(drawn)
+    if not all(check.passed for check in checks):
+        say("looking for the cause ...")
+        findings = diagnose(matched, feeding, checks, variables, initial, drawn, say)
+    notes, made = tuple(chain.notes(matched)), tuple[Tried, ...]()
+    if controls and (why := _untried(checks)):
+        notes = (*notes, f"no mistakes were made on purpose: {why}")
+    elif controls:
+        say("making mistakes on purpose ...")
+        made = run_controls(matched)
+    names = given.name, given.flax_name
+    return Report(tuple(checks), matched.table, *names, matched.pairs, notes, findings, made)
 
 
-def _check_arguments(table: Any, loss: Any, optimizer: Any, steps: int, precision: Any) -> None:
+def _untried(checks: list[Check]) -> str:
+    """Say why a pair is not fit for controls; nothing if it is."""
+    if not all(check.passed for check in checks):
+        return "the pair itself differs"
+    return "" if any(check.precision == "float64" for check in checks) else "they need float64"
+
+
+def _check_arguments(table: Any, loss: Any, optimizer: Any, initial: Any, steps: int, precision: Any) -> None:
     """Raise UserError for arguments that cannot be meant."""
     pair = "a pair: (PyTorch's, JAX's)"
-    for name, value, second in (("loss", loss, callable), ("optimizer", optimizer, lambda o: hasattr(o, "update"))):
+    updates = lambda o: hasattr(o, "update")  # noqa: E731
+    for name, value, second in (
+        ("loss", loss, callable),
+        ("optimizer", optimizer, updates),
+        ("initial", initial, callable),
+    ):
         fits = isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and second(value[-1])
         if value is not None and not fits:
-            todo = pair if name == "loss" else f"{pair}, a function from parameters to an optimizer and an optax one"
+            kinds = {"optimizer": ", a function from parameters to an optimizer and an optax one",
+                     "initial": ", functions of a seed that make the modules"}  # fmt: skip
+            todo = pair + kinds.get(name, "")
             raise UserError(f"{name}= is {type(value).__name__}", "parity.check", f"give {todo}")
     if table is not None and not isinstance(table, Table):
         raise UserError(f"table= is {type(table).__name__}", "parity.check", "give a parity.Table")

@@ -47,7 +47,8 @@ class FlaxLayer:
             variables = unflatten_dict(
                 {f"{self.keys[leaf].partition('/')[0]}/{leaf}": value for leaf, value in own.items()}, sep="/"
             )
-            return module.unbind()[0].apply(variables, *self.args, method=self.site.method, **self.kwargs)
+            again = module.unbind()[0].apply
+            return again(variables, *self.args, method=self.site.method, mutable=[*variables], **self.kwargs)[0]
         from flax import nnx
 
         for path, node in nnx.iter_graph(module):

@@ -46,18 +46,20 @@ def repeat(module: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any
     if not isinstance(module, nn.Module):
         return call(*args, **kwargs)
     unbound, variables = module.unbind()
-    return unbound.apply(variables, *args, **kwargs)
+    return unbound.apply(variables, *args, mutable=[*variables], **kwargs)[0]  # a wrong port may change statistics
 
 
 def run(
-    apply: Callable[[], Any], around: Around | None = None, eager: bool = False, dtype: str | None = None
-) -> tuple[Any, Trace]:
+    apply: Callable[[], Any], around: Around | None = None, eager: bool = False, dtype: str | None = None,
+    drops: bool = True,
+) -> tuple[Any, Trace]:  # fmt: skip
     """Call `apply`, which applies a module, and return its result and the trace. It can be jitted if not `eager`.
 
     eager: loops run step by step and nothing is compiled, so that calls inside `nn.scan` and `nn.remat` are seen too.
     dtype: what modules compute in that were told to compute in another floating type.
+    drops: dropout that is on is on; if not, it is noted only.
     """
-    watch = _Watch(around or in_place({}), eager, dtype)
+    watch = _Watch(around or in_place({}), eager, dtype, drops)
     with ExitStack() as stack:
         if eager:
             stack.enter_context(jax.disable_jit())
@@ -74,8 +76,8 @@ def run(
 class _Watch:
     """The calls that are being made, and what was seen so far."""
 
-    def __init__(self, around: Around, eager: bool, dtype: str | None) -> None:
-        self.around, self.eager, self.dtype = around, eager, dtype
+    def __init__(self, around: Around, eager: bool, dtype: str | None, drops: bool) -> None:
+        self.around, self.eager, self.dtype, self.drops = around, eager, dtype, drops
         self.trace = Trace({}, {})
         self.frames: list[tuple[str, Any, str]] = []  # paths, modules and methods, the innermost last
         self.loops: list[dict[str, Any]] = []
@@ -142,6 +144,8 @@ class _Watch:
                 return call(*args, **kwargs)
             before, site = len(self.trace.draws), Site(unique(path, self.trace.calls), path, module, method)
             output = self.around(site, call, args, kwargs)
+            if not self.drops and len(self.trace.draws) > before and "Dropout" in type(module).__name__:
+                output = args[0]
             if method == "__call__" and not self.traced(output):
                 own = not type(module).__module__.startswith("flax.") and "Dropout" in type(module).__name__
                 if own and len(self.trace.draws) == before:  # it draws by means of its own
@@ -162,6 +166,7 @@ class _Watch:
         @functools.wraps(bernoulli)
         def drawn(key: Any, p: Any = 0.5, *args: Any, **kwargs: Any) -> Array:
             mask = bernoulli(key, p, *args, **kwargs)
+            mask = mask if self.drops else jnp.ones_like(mask)
             if not self.traced(mask):
                 self.draws(p, mask)
             return mask

@@ -53,6 +53,7 @@ class Given:
                             "make a fresh one, and call a lazy one first") from problem  # fmt: skip
         self.modes = [name for name, part in torch_module.named_modules() if part.training != torch_module.training]
         self.tied = _tied(self.torch_module)
+        self.same_shapes = False  # Flax takes PyTorch's arrays only where its own have their shapes
         self.state: NamedArrays = {
             name: t.detach().numpy().copy() for name, t in self.torch_module.state_dict().items()
         }
@@ -146,7 +147,10 @@ class Given:
         """Call the Flax module, and see what it does: (output, its variables after that), and the trace."""
         dtype = "float64" if precision == "float64" else None
         return flax_trace.run(
-            partial(self.apply, variables, self.cast_flax(precision), jax.random.key(key), train), dtype=dtype, **how
+            partial(self.apply, variables, self.cast_flax(precision), jax.random.key(key), train),
+            dtype=dtype,
+            drops=train,
+            **how,
         )
 
     def apply(self, variables: Variables, inputs: Any, key: Any, train: bool) -> tuple[Any, Variables]:

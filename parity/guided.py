@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from jaxcnn.errors import UserError
 from jaxcnn.files import flat_names
 from parity.calls import leaves
 from parity.flax_layer import FlaxLayer, is_cell, variables_of
@@ -27,6 +28,7 @@ from parity.table import Entry, Table
 from parity.units import Unit, block, interleave, join, units
 
 TRIED, NEAREST = 32, 6  # ways of a layer that are run; layers that are tried although what they are given differs
+ALIKE, SAME, STEP, BACK = 0.3, 0.7, 0.05, 0.5  # what decides where values do not: names, and the order of execution
 Way = list[Row]
 
 
@@ -55,6 +57,7 @@ class Guided:
     ) -> None:  # fmt: skip
         self.state, self.heads, self.picks = given.random, heads, picks or {}
         self.places, self.matches, self.doubts = list(places), list[Match](), list[str]()
+        self.doubted = set[str]()  # paths of Flax's layers that values do not prove
         self.shapes = {name: tuple(leaf.shape) for name, leaf in given.shapes.items()}
         self.fused, self.choices = False, dict[str, int]()  # of fused projections; calls that are as good as others
         rng, whole = np.random.default_rng(1), {n for n, leaf in given.shapes.items() if leaf.dtype.kind != "f"}
@@ -70,8 +73,18 @@ class Guided:
         output, trace = given.reference
         theirs = [leaf.detach().numpy() for _, leaf in leaves(output)]
         self.units, self.merges = units(given.modules["float64"], trace, self.state, given.tied), trace.merges
-        self.busy, self.counts = False, Counter[str]()
-        (output, _), _ = given.flax_run(unflatten_dict(self.values, sep="/"), "float64", around=self.around, eager=True)
+        self.busy, self.counts, self.last = False, Counter[str](), -1
+        self.given = given
+        try:
+            (output, _), _ = given.flax_run(
+                unflatten_dict(self.values, sep="/"), "float64", around=self.around, eager=True
+            )
+        except UserError:
+            if given.same_shapes:
+                raise
+            given.same_shapes = True
+            self.__init__(given, places, heads, picks, table)  # type: ignore[misc]
+            return
         ours = [np.asarray(leaf) for _, leaf in leaves(output)]
         right = [m.same_output for m in self.matches] + [any(found(t, o, self.merges) for o in ours) for t in theirs]
         self.score, self.perfect = sum(right), all(right)
@@ -145,7 +158,7 @@ class Guided:
     def recognise(self, layer: FlaxLayer) -> Any:
         """Find the unit that this layer is, place its arrays, and give its output."""
         free = [u for u in self.units if u.free and not u.layer]
-        ranked = sorted(free, key=lambda u: -likeness(u.path, layer.site.path) + 0.02 * free.index(u))
+        ranked = sorted(free, key=lambda u: self.distance(u) - self.alike(u, layer))
         fed = [u for u in ranked if u.input is not None and found(u.input, layer.input, self.merges)]
         fed += [part for unit in fed for part in self.part_of(unit, layer)] + self.joined(fed, layer)
         fed += [turned for unit in fed for turned in self.turned(unit)]
@@ -160,16 +173,27 @@ class Guided:
             unit, way = proven[self.picks.get(layer.site.name, 0) % len(proven)]
         else:
             pool = [unit for unit in fed if fitting[unit]] or ranked
-            likely = next(((u, w) for u in pool for w in self.ways(u, layer, 1)), None)
+            likely = next(((u, _flattened(some)) for u in pool if (some := self.ways(u, layer, 4))), None)
             if likely is None:
                 return self.run(layer)
             unit, way = likely
             if len(fitting.get(unit, ())) != 1:
                 why = "its output differs in every layout" if unit in fed else "what it is given differs"
                 self.doubts.append(f"{unit.path} is {layer.site.path}: by name, shape and order only ({why})")
+                self.doubted.add(layer.site.path)
         self.places += self.place(way, layer)
         unit.take()
         return self.finish(layer, unit, self.run(layer))
+
+    def distance(self, unit: Unit) -> float:
+        """Say how far a unit lies from the one that was found last: forward rather than back."""
+        steps = self.units.index(unit) - self.last
+        return STEP * steps if steps > 0 else BACK - STEP * steps
+
+    def alike(self, unit: Unit, layer: FlaxLayer) -> float:
+        """Say what the names speak for it."""
+        same = likeness(unit.path, layer.site.path)
+        return ALIKE * same + (SAME if same > 0.95 else 0)
 
     def ways(self, unit: Unit, layer: FlaxLayer, most: int) -> list[Way]:
         """List ways in which a unit's arrays may be a layer's variables."""
@@ -244,9 +268,20 @@ class Guided:
     def finish(self, layer: FlaxLayer, unit: Unit, output: Any) -> Any:
         """Note the match; give the layer's own output if it is PyTorch's, else PyTorch's in its layout."""
         same = self.same(unit, output)
+        self.last = max((self.units.index(u) for u in (unit.origins or (unit,)) if u in self.units), default=self.last)
         call = f"{unit.call}:" if unit.origins else unit.call  # a part of one, or several: no call is this
         self.matches.append(Match(call, layer.site.name, same))
         if same or unit.output is None or not hasattr(output, "shape"):
             return output
         theirs = Entry("", "", *usual(unit.output.shape, output.shape, self.merges)).carry(unit.output, "flax")
-        return jnp.asarray(theirs) if theirs.shape == output.shape else output
+        return jnp.asarray(theirs) if theirs.shape == output.shape or not self.given.same_shapes else output
+
+
+def layer_of(variable: str) -> str:
+    """Give the path of the layer that has a variable: `Dense_0` of `params/Dense_0/kernel`."""
+    return variable.partition("/")[2].rpartition("/")[0]
+
+
+def _flattened(some: list[Way]) -> Way:
+    """Choose a way that nothing proves: after a flatten, that of images with their channels last."""
+    return next((way for way in some if any(len(axis) > 2 for row in way for axis in row.layout.axes)), some[0])

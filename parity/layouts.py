@@ -90,8 +90,9 @@ def any_order(names: str) -> list[str]:
 
 def near(ours: np.ndarray, theirs: np.ndarray) -> bool:
     """Tell if arrays have the same values."""
-    scale = np.abs(theirs).max(initial=0)
-    return ours.shape == theirs.shape and bool(np.abs(ours - theirs).max(initial=0) <= NEAR * scale)
+    if ours.shape != theirs.shape or theirs.dtype.kind == "b":
+        return np.array_equal(ours, theirs)
+    return bool(np.abs(ours - theirs).max(initial=0) <= NEAR * np.abs(theirs).max(initial=0))
 
 
 def found(theirs: np.ndarray, ours: np.ndarray, merges: Merges) -> tuple[str, dict[str, int]] | None:
@@ -139,8 +140,19 @@ def _alike(theirs: np.ndarray, ours: np.ndarray) -> bool:
     )
 
 
-def usual(theirs: Shape, ours: Shape, merges: Merges) -> tuple[str, dict[str, int]]:
-    """Give the layout that arrays of these shapes usually have, or none: then their shapes differ."""
-    options = [option for option, _ in zip(candidates(theirs, ours, merges), range(2), strict=False)]
-    names = " ".join("abcdefgh"[: len(theirs)])
-    return (options[-1] if len(theirs) in (4, 5) else options[0]) if options else (f"{names} -> {names}", {})
+def usual(theirs: Shape, ours: Shape, merges: Merges, kind: str = "") -> tuple[str, dict[str, int]]:
+    """Give the layout that arrays of these shapes usually have: with channels last, or as they are.
+
+    kind: the class of PyTorch's layer that they are of.
+    """
+    names = "nabcdefg"[: len(theirs)]
+    last = " ".join([*names[:1], *names[2:], *names[1:2]])
+    spatial = len(theirs) in (4, 5) or (len(theirs) == 3 and kind.endswith("1d"))
+    images = list(layouts(names, theirs, [last], {})) if spatial else []
+    others = sorted(candidates(theirs, ours, merges), key=lambda option: "(" in option[0])  # axes whole, if possible
+    for pattern in (*(layout.pattern(ours) for layout in images), *others[:1]):
+        if pattern:
+            return pattern
+    last_too = len(theirs) == 3 and theirs[-1] == ours[-1] and not spatial  # then as they are
+    other = len(theirs) == len(ours) > 2 and theirs[1] == ours[-1] and not last_too  # other sizes, channels last
+    return f"{' '.join(names)} -> {last if other else ' '.join(names)}", {}

@@ -1,6 +1,7 @@
 """A pair made ready: its table, which call is which, and how both sides are run in each precision and mode."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,13 +14,17 @@ from flax.traverse_util import unflatten_dict
 
 from jaxcnn.errors import UserError
 from jaxcnn.files import NamedArrays, flat_names
-from parity.calls import Trace, as_numpy, bracket, leaves
+from parity.calls import Draw, Trace, as_numpy, bracket, leaves
 from parity.given import Given
-from parity.guided import Guided
+from parity.guided import Guided, layer_of
+from parity.layouts import near
 from parity.matching import match_calls, name_arrays, name_outputs, pair_places
 from parity.pair import Case, Names, Pair, named
 from parity.proposal import proposal
-from parity.table import Table
+from parity.rules import Piece, ways
+from parity.table import Entry, Table
+
+LARGE = 8.0  # times what is drawn of scales and biases: values then exceed what functions are cut off at
 
 
 @dataclass(eq=False)
@@ -32,6 +37,11 @@ class Matched:
     optimizer: Any
     steps: int
     pairs: dict[str, str] = field(init=False)  # calls
+    first_step: tuple[NamedArrays, ...] = field(
+        init=False, default=()
+    )  # in float64: before, PyTorch's and Flax's after
+    draws: tuple[Mapping[str, Draw], Trace, list[Entry]] = field(init=False)  # of dropout: PyTorch's, Flax's, pairs
+    trained: Any = field(init=False, default=None)  # in float64: how, the start, the keys, PyTorch's first two states
     unshared: list[str] = field(init=False, default_factory=list)  # modules of PyTorch whose draws have no mask
 
     def __post_init__(self) -> None:
@@ -46,8 +56,10 @@ class Matched:
                 guided = Guided(given, [], table=self.told)
             theirs, trace = given.reference
             (ours, _), seen = given.flax_run(self.whole(variables), "float64", eager=True)
+            self.outputs, self.drawn_in_evaluation = (theirs, ours), [draw.path for draw in seen.draws.values()]
             self.deterministic(theirs, ours, variables)
             self.traces = trace, seen
+            self.doubted = guided.doubted
             self.layers_matched = {m.torch: m.flax for m in guided.matches}
             self.pairs = match_calls([*self.layers_matched.items()], self.table, trace, seen)
             self.names = self.find_names(trace, seen, theirs, ours)
@@ -73,6 +85,36 @@ class Matched:
             else {}
         )
         return jax.tree.map(jnp.asarray, unflatten_dict(made, sep="/"))
+
+    @cached_property
+    def proven(self) -> Table:
+        """Give the table, of a told one the entries that values prove to be others changed."""
+        if self.told is None:
+            return self.table
+        proposed, guided = proposal(self.given)
+        in_doubt = lambda e: any(layer_of(f"{e.collection}/{n}") in guided.doubted for n in e.names("flax")[0])  # noqa: E731
+        return self.told.with_entries(*(entry for entry in proposed.expanded if not in_doubt(entry)))
+
+    def other_layout(self, name: str, value: Any) -> bool:
+        """Tell if a variable in doubt has its array of PyTorch in another layout that its shape allows."""
+        if layer_of(name) not in self.doubted:
+            return False
+        for entry in self.table.expanded:
+            (theirs, stacked), (ours, fused) = entry.names("torch"), entry.names("flax")
+            if name in [f"{entry.collection}/{one}" for one in ours] and not fused and not entry.adds:
+                values = value if stacked else [value]
+                return len(values) == len(theirs) and all(map(self._allowed, theirs, values))
+        return False
+
+    def _allowed(self, name: str, value: Any) -> bool:
+        """Tell if an array is one of PyTorch's in a layout that the kind of its layer may have in Flax."""
+        value, piece = np.asarray(value, np.float64), Piece(name, self.given.state[name])
+        module = self.given.torch_module.get_submodule(name.rpartition(".")[0])
+        for (row,) in ways(module, {"": piece}, {"": value.shape}, self.traces[0].merges):
+            pattern = row.layout.pattern(value.shape)
+            if pattern and near(value, Entry("", "", *pattern).carry(piece.array, "flax")):
+                return True
+        return False
 
     def whole(self, variables: Any) -> Any:
         """Add the variables that have no counterpart in PyTorch, as the module makes them."""
@@ -101,7 +143,8 @@ class Matched:
         given = named([*self.given.inputs], "input"), named([*self.given.flax_inputs], "input")
         outputs = named(theirs, "output"), named(ours, "output")
         inputs = name_arrays(*given, pair_places(*given, merges), merges)
-        named_activations = name_arrays(trace.outputs(), seen.outputs(), activations, merges)
+        kinds = {name: call.kind for name, call in trace.calls.items()}
+        named_activations = name_arrays(trace.outputs(), seen.outputs(), activations, merges, kinds)
         entries = name_outputs(*outputs)
         paired = {name for entry in entries for name in (f"{entry.torch} of PyTorch", f"{entry.flax} of Flax")}
         everything = [f"{n} of {side}" for side, some in zip(("PyTorch", "Flax"), outputs, strict=True) for n in some]
@@ -143,10 +186,27 @@ class Matched:
 
         return theirs, ours
 
+    @cached_property
+    def cases(self) -> dict[str, NamedArrays]:
+        """Name other weights that outputs are compared with: the module's own, and so large that all is exceeded."""
+        large = {n: a * LARGE if a.ndim == 1 and a.dtype.kind == "f" and n in self.given.parameters else a
+                 for n, a in self.given.random.items()}  # fmt: skip
+        return {"own weights": self.given.state, "large weights": large}
+
+    def on(self, weights: NamedArrays) -> "Matched":
+        """Give the same pair on other weights than the random ones."""
+        other = copy.copy(self)
+        other.given = copy.copy(self.given)
+        other.given.__dict__.pop("reference", None)
+        other.given.__dict__["random"] = {n: np.asarray(a, np.float64) if a.dtype.kind == "f" else a
+                                          for n, a in weights.items()}  # fmt: skip
+        other.traces = other.given.reference[1], self.traces[1]
+        return other
+
     def case(self, seed: int = 0, key: Any = None, name: str = "") -> Case:
         """Make a case of random weights, or of the PyTorch module's own."""
         given = self.given
-        weights = given.state if name == "own" else given.randomised(seed)
+        weights = self.cases[name] if name else given.randomised(seed) if seed else given.random
         folded = self.table.to_torch(self.table.to_flax(weights))  # of two biases, the sum and nothing
         return Case(name, {**weights, **folded}, given.inputs, key=key)
 

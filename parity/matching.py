@@ -28,9 +28,12 @@ def match_calls(layers: list[tuple[str, str]], table: Table, theirs: Trace, ours
         # A block that holds the same variables, or none. A dropout gives what it is given: its kind counts too.
         options = [f for f in free if (not holds[f] or holds[f] == variables) and _drops(free[f]) == _drops(call)]
         ranked = [(_same(call, free[f], theirs.merges), f) for f in options]
-        if best := max((r for r in ranked if r[0]), key=lambda r: r[0], default=None):
-            matched[name] = best[1]
-            free.pop(best[1])
+        best = max((r for r in ranked if r[0]), key=lambda r: r[0], default=(0, ""))[1]
+        if not best and call.kind == "MultiheadAttention":  # a wrong one is known by what it holds
+            best = next((f for f in options if holds[f]), "")
+        if best:
+            matched[name] = best
+            free.pop(best)
     return {name: matched[name] for name in theirs.calls if name in matched}
 
 
@@ -57,15 +60,20 @@ def _same(theirs: Call, ours: Call, merges: Merges) -> int:
 
 
 def name_arrays(
-    theirs: Mapping[str, Any], ours: Mapping[str, Any], pairs: Mapping[str, str], merges: Merges
-) -> list[Entry]:
-    """Say which array is which, in the layout that their values show, and how their axes lie."""
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], pairs: Mapping[str, str], merges: Merges,
+    kinds: Mapping[str, str] | None = None,
+) -> list[Entry]:  # fmt: skip
+    """Say which array is which, in the layout that their values show, and how their axes lie.
+
+    kinds: the classes of PyTorch's layers.
+    """
     entries = []
     for torch, flax in pairs.items():
         t, f = as_numpy(theirs[torch]), as_numpy(ours[flax])
         repeated = t.size != f.size and found(t, f, merges) is not None  # equal, but one has them once
         if t.dtype.kind in "fiub" and not repeated:
-            pattern, sizes = found(t, f, merges) or usual(t.shape, f.shape, merges)
+            kind = (kinds or {}).get(torch, "")
+            pattern, sizes = found(t, f, merges) or usual(t.shape, f.shape, merges, kind)
             entries.append(Entry(torch, flax, pattern, sizes))
     return entries
 

@@ -92,7 +92,7 @@ class Pair:
             flax_trace.in_place(self.operations),
             partial(self.apply, self.flax_module, variables, inputs, key),
         )
-        return flax_trace.run(apply, around, eager, self.dtype)
+        return flax_trace.run(apply, around, eager, self.dtype, drops=self.train or key is not None)
 
 
 @cache

@@ -2,9 +2,10 @@
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
+from functools import cached_property
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn.errors import UserError
+from jaxcnn.files import flat_names
 
 # What an argument or a field of this name is set to in training; in evaluation to the opposite.
 MODES = {
@@ -31,6 +33,7 @@ class Port:
     flags: tuple[str, ...] = field(init=False)  # of its call, that we set
     settings: tuple[str, ...] = ()  # fields of the module, that we set
     no_flags = "nothing chooses it"
+    framework = "nn"  # what its layers are called by
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(type(self.module).__call__).parameters
@@ -59,14 +62,23 @@ class LinenPort(Port):
 
     def shapes(self) -> Variables:
         """Give the shapes and dtypes of all variables, in the module's own precision."""
-        return {**jax.eval_shape(self._init)}
+        return {**jax.eval_shape(self._init, jax.random.key(0))}
 
-    def initial(self) -> Variables:
+    def initial(self, seed: int = 0) -> Variables:
         """Make the first variables."""
-        return {**jax.jit(self._init)()}
+        return {**self._compiled(jax.random.key(seed))}
 
-    def _init(self) -> Any:
-        return self._in_mode(False).init(self._rngs(jax.random.key(0)), *self.inputs, **self.call_kwargs(False))
+    def initial_of(self, names: Container[str]) -> dict[str, Any]:
+        """Make the first values of some variables, which is faster than of all."""
+        some = lambda key: {n: a for n, a in flat_names(self._init(key)).items() if n in names}  # noqa: E731
+        return jax.jit(some)(jax.random.key(0))
+
+    @cached_property
+    def _compiled(self) -> Callable[[Any], Any]:
+        return jax.jit(self._init)
+
+    def _init(self, key: Any) -> Any:
+        return self._in_mode(False).init(self._rngs(key), *self.inputs, **self.call_kwargs(False))
 
     def collections(self, variables: Any) -> Variables:
         """Give variables of the user's by collection."""
@@ -74,7 +86,7 @@ class LinenPort(Port):
 
     def apply(self, variables: Variables, inputs: tuple[Any, ...], key: Any, train: bool) -> tuple[Any, Variables]:
         """Apply the module: its output, and its variables after that."""
-        mutable = [name for name in variables if name != "params"] if train else []
+        mutable = [name for name in variables if name != "params"]  # in evaluation too, where a wrong port changes them
         output, updated = self._in_mode(train).apply(
             variables, *inputs, rngs=self._rngs(key), mutable=mutable, **self.call_kwargs(train)
         )
@@ -91,6 +103,7 @@ class NNXPort(Port):
     """An NNX module."""
 
     no_flags = "deterministic and use_running_average of all its modules"
+    framework = "nnx"
 
     def _split(self) -> tuple[Any, Any, Any]:
         from flax import nnx
@@ -101,9 +114,13 @@ class NNXPort(Port):
         """Give the shapes and dtypes of all variables."""
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.initial())
 
-    def initial(self) -> Variables:
-        """Give the values that the module holds."""
+    def initial(self, seed: int = 0) -> Variables:
+        """Give the values that the module holds, whatever the seed."""
         return by_collection(self._split()[1])
+
+    def initial_of(self, names: Container[str]) -> dict[str, Any]:
+        """Give the values that the module holds, of some variables."""
+        return {name: array for name, array in flat_names(self.initial()).items() if name in names}
 
     def collections(self, variables: Any) -> Variables:
         """Give variables of the user's, a state or another module that holds them, by collection."""

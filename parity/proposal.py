@@ -10,7 +10,7 @@ import jax
 from torch import nn
 
 from parity.given import Given
-from parity.guided import Guided, Placed
+from parity.guided import Guided, Placed, layer_of
 from parity.layouts import Layout
 from parity.rules import Piece, likeness, ways
 from parity.table import Entry, Table
@@ -47,6 +47,7 @@ def proposal(given: Given) -> tuple[Table, Guided]:
             best, named = search(given, best.places, more), [*named, *more]
         if not best.perfect:
             best.doubts += [f"{ways[0].row.piece.name} is {ways[0].flax}: by name and shape only" for ways in named]
+            best.doubted |= {layer_of(ways[0].flax) for ways in named}
         return table_of(given, best), best
 
 

@@ -3,22 +3,21 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from parity.bounds import EPSILON, Check
+from parity.bounds import LINKS, Check
+from parity.diagnosis.finding import Finding
+from parity.figure import Result, figure
+from parity.mistakes import Tried
 from parity.table import Table
 
-LINKS = ("weights", "layers", "activations", "outputs", "gradients", "masks", "statistics", "step", "trajectory",
-         "evaluation")  # fmt: skip
 SINGLE = 1e-5  # float64 that differs by less has somewhere been float32
-JAX, PYTORCH, BOUND = "#4477aa", "#999999", "#cc6677"
 
-Result = dict[str, Any]
+TOLD = 5  # causes that are told in full
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,13 @@ class Report:
     flax: str
     calls: Mapping[str, str]  # of PyTorch, and what they are in Flax
     notes: tuple[str, ...] = ()
+    diagnosis: tuple[Finding, ...] = ()  # why it differs, if it does
+    controls: tuple[Tried, ...] = ()  # mistakes made on purpose
 
     @property
     def passed(self) -> bool:
-        """Tell if everything agrees."""
-        return all(check.passed for check in self.checks)
+        """Tell if everything agrees, and each mistake made on purpose was noticed."""
+        return all(c.passed for c in self.checks) and all(c.passed for c in self.controls)
 
     @property
     def failed(self) -> list[Check]:
@@ -50,20 +51,17 @@ class Report:
         return next(iter(self.failed), None)
 
     def __str__(self) -> str:
-        lines = [f"{self.torch} of PyTorch and {self.flax} of Flax: {len(self.calls)} calls and "
-                 f"{len(self.table.expanded)} arrays matched", ""]  # fmt: skip
-        lines += [
-            f"{'link':12} {'tensors':>7}   {'float64':>8} {'bound':>8}   "
-            f"{'float32':>8} {'PyTorch':>8} {'bound':>8}   worst"
-        ]
+        matched = f"{len(self.calls)} calls and {len(self.table.expanded)} arrays matched"
+        lines = [f"{self.torch} of PyTorch and {self.flax} of Flax: {matched}", ""]
+        if self.diagnosis:
+            lines = [f"{self.headline()}: {matched}", "", *told(self.diagnosis), ""]
+        heads = f"{'float64':>8} {'bound':>8}   {'float32':>8} {'PyTorch':>8} {'bound':>8}"
+        lines += [f"{'link':12} {'tensors':>7}   {heads}   worst"]
         for link in LINKS:
             lines += self._line(link)
-        lines += [
-            "",
-            *(f"note: {note}" for note in self.notes),
-            *(f"in doubt: {doubt}" for doubt in self.table.doubts[:5]),
-        ]
-        return "\n".join([*lines, self.verdict()])
+        doubts = self.table.doubts[: 1 if self.diagnosis else 5]  # what is wrong makes doubts
+        notes = [*(f"note: {note}" for note in self.notes), *(f"in doubt: {doubt}" for doubt in doubts)]
+        return "\n".join([*lines, "", *notes, self.verdict()])
 
     def _line(self, link: str) -> Iterator[str]:
         halves = [[c for c in self.checks if (c.link, c.precision) == (link, p)] for p in ("float64", "float32")]
@@ -79,19 +77,23 @@ class Report:
     def verdict(self) -> str:
         """Say in a line or two if everything agrees, or what differs first."""
         if self.first is None:
-            return f"passed: {len(self.checks)} comparisons"
+            word = "passed" if self.passed else "not passed, though all agree"
+            return "\n".join([*noticed(self.controls), f"{word}: {len(self.checks)} comparisons"])
         lines = [f"first difference: {self.first}", f"failed: {len(self.failed)} of {len(self.checks)} comparisons"]
         exact = [check.error for check in self.failed if check.precision == "float64"]
         if exact and max(exact) < SINGLE:
             lines.append("differences are of the size of float32's rounding: a cast, or a table, may be in float32")
         return "\n".join(lines)
 
+    def headline(self) -> str:
+        """Say in a line what did not pass."""
+        return f"{self.flax} is not {self.torch}" if self.failed else f"{self.flax} is not shown to be {self.torch}"
+
     def assert_passed(self) -> None:
         """Raise AssertionError, with a message that fits a screen, if something differs."""
         if not self.passed:
-            raise AssertionError(
-                "\n".join([f"{self.flax} is not {self.torch}", *map(str, self.failed[:8]), self.verdict()])
-            )
+            lines = [self.headline(), *told(self.diagnosis), *map(str, self.failed[: 4 if self.diagnosis else 8])]
+            raise AssertionError("\n".join([*lines, self.verdict()]))
 
     def json(self) -> str:
         """Write everything as JSON."""
@@ -111,12 +113,50 @@ class Report:
             "calls": {**self.calls},
             "table": table,
             "notes": self.notes,
+            "diagnosis": [asdict(finding) for finding in self.diagnosis],
+            "controls": [tried._asdict() for tried in self.controls],
         }
         return json.dumps(result, indent=1)
 
     def figure(self, path: str | Path) -> None:
         """Draw all errors against their bounds, into a .png, .svg or .pdf."""
-        figure(self.checks).savefig(path, dpi=150)
+        self.drawn().savefig(path, dpi=150)
+
+    def drawn(self) -> Figure:
+        """Draw all errors against their bounds, the layers that are wrong marked with the cause."""
+        return figure(self.checks, {finding.layer: finding.code for finding in self.diagnosis})
+
+
+def told(findings: Sequence[Finding]) -> Iterator[str]:
+    """Tell findings, the layers with one cause together, and what might be the cause together."""
+    groups = dict[Any, list[Finding]]()
+    for finding in findings:
+        groups.setdefault((finding.code, finding.text, finding.repair, finding.certain), []).append(finding)
+    others = {layer: [f.code for f in findings if f.layer == layer and not f.certain] for layer in
+              {f.layer for f in findings}}  # fmt: skip
+    for (code, text, repair, certain), some in [*groups.items()][:TOLD]:
+        layers = ", ".join(f.layer for f in some[:2]) + (f" and {len(some) - 2} more" if len(some) > 2 else "")
+        codes = " or ".join(dict.fromkeys(others[some[0].layer]))
+        yield f"{layers}   [{code}]" if certain or code == codes else f"{layers}   [{code}; {codes}, not sure which]"
+        yield f"    {text}"
+        first, *rest = repair.splitlines() or [""]
+        yield from [f"    repair: {first}", *(f"    {line}" for line in rest)] if repair else []
+    if len(groups) > TOLD:
+        yield f"and {len(groups) - TOLD} more causes: see .diagnosis"
+
+
+def noticed(controls: Sequence[Tried]) -> Iterator[str]:
+    """Say of mistakes made on purpose that each was noticed, or which were not and what that means."""
+    missed = [tried for tried in controls if not tried.passed]
+    if controls:
+        each = f"{len(missed)} NOT noticed" if missed else "each noticed"
+        yield f"controls: {len(controls)} mistakes made on purpose, {each}"
+    for tried in missed:
+        if tried.caught_by is None:
+            yield (f"not noticed: {tried.name} (expected {tried.expected}): "
+                   "this comparison cannot see such a mistake; give other inputs")  # fmt: skip
+        else:
+            yield f"not noticed where it is: {tried.name}: by {tried.caught_by}, expected {tried.expected}"
 
 
 def _numbers(exact: Check | None, single: Check | None, width: int) -> list[str]:
@@ -130,18 +170,6 @@ def plain(check: Check) -> Result:
     """Give a check as JSON has it: an error that is infinite is null."""
     error = check.error if math.isfinite(check.error) else None
     return {"name": check.name, "error": error, "bound": check.bound, "passed": check.passed}
-
-
-def drift(checks: Sequence[Check]) -> dict[str, list[Result]]:
-    """Give the largest error of all tensors, and PyTorch's own, at each step of training that was compared."""
-    tracks: dict[str, list[Result]] = {}
-    for precision in dict.fromkeys(check.precision for check in checks if check.points):
-        tensors = [check.points for check in checks if check.precision == precision and check.points]
-        tracks[precision] = [
-            {"step": at_step[0][0], "error": max(p[1] for p in at_step), "pytorch": max(p[2] for p in at_step)}
-            for at_step in zip(*tensors, strict=True)
-        ]
-    return tracks
 
 
 def table(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]:
@@ -177,63 +205,3 @@ def failures(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]
         if not fault["passed"]:
             expected, caught_by = (fault[key] or "nothing" for key in ("expected", "caught_by"))
             yield f"control failed: {fault['name']}: expected {expected}, caught by {caught_by}"
-
-
-def figure(checks: Sequence[Check]) -> Figure:
-    """Draw the errors of each link against their bounds, in each precision, and how training drifts apart."""
-    halves = [half for half in ("float64", "float32") if any(c.precision == half for c in checks)]
-    tracks = drift(checks)  # of all parameters and momentum buffers
-    rows = len(halves) + bool(tracks)
-    drawn = Figure(figsize=(11, 3 * rows), layout="constrained")
-    axes = drawn.subplots(rows, 1, squeeze=False)[:, 0]
-    for place, precision in zip(axes, halves, strict=False):
-        _errors(place, [c for c in checks if c.precision == precision and c.index is not None])
-        place.set_ylabel(f"{precision}: error")
-    if tracks:
-        _drift(axes[-1], tracks, max(c.bound for c in checks if c.precision == "float64" and c.points))
-    for place in axes:
-        place.set_yscale("log")
-        place.grid(alpha=0.3, axis="y")
-        place.spines[["top", "right"]].set_visible(False)
-    compared = sum(c.index is not None for c in checks)
-    drawn.suptitle(f"JAX against PyTorch: max |a − b| / max |b| of {compared} tensors, in order of execution")
-    return drawn
-
-
-def _drift(axes: Axes, tracks: dict[str, list[Result]], bound: float) -> None:
-    """Draw how training drifts apart, step by step."""
-    for precision, who, colour, style, label in (
-        ("float64", "error", JAX, "o-", "float64: JAX against PyTorch, from step 0 on"),
-        ("float32", "error", JAX, "s:", "float32: JAX against float64, over every second four steps"),
-        ("float32", "pytorch", PYTORCH, "s:", "float32: PyTorch against float64, likewise"),
-    ):
-        steps, values = zip(*((point["step"], point[who]) for point in tracks[precision]), strict=True)
-        axes.plot(steps, values, style, color=colour, markersize=3, linewidth=1, label=label)
-    axes.axhline(bound, color=BOUND, linewidth=1, label="bound in float64")
-    axes.set_title("peaks: rounding to float32 put a ReLU or a maximum on another side", fontsize=8)
-    axes.set(xlabel="step of training, dropout on", ylabel="largest error of\nparameters and momentum")
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.2))
-
-
-def _errors(axes: Axes, checks: Sequence[Check]) -> None:
-    """Draw each tensor's error and bound, a column a link. What is equal has no logarithm and lies at the bottom."""
-    bottom = 0.1 * min((c.error for c in checks if c.error > 0), default=EPSILON)
-    ours, theirs = "JAX against PyTorch", ""
-    if any(c.pytorch is not None for c in checks):
-        ours, theirs = "JAX against PyTorch in float64", "PyTorch against itself in float64"
-    links = [link for link in LINKS if any(c.link == link for c in checks)]
-    for column, link in enumerate(links):
-        of_link = [c for c in checks if c.link == link]
-        places = [column + (i + 0.5) / len(of_link) for i in range(len(of_link))]
-        for values, marker, colour, label in (
-            ([c.pytorch or math.nan for c in of_link], ".", PYTORCH, theirs),
-            ([c.error or math.nan for c in of_link], ".", JAX, ours),
-            ([math.nan if c.error else bottom for c in of_link], "v", JAX, "exactly equal"),
-        ):
-            axes.plot(places, values, marker, color=colour, markersize=4, label=None if column else label)
-        bounds = [c.bound for c in of_link]
-        axes.step(places, bounds, where="mid", color=BOUND, linewidth=1, label=None if column else "bound")
-        axes.axvline(column, color="#dddddd", linewidth=0.8)
-        axes.text(column + 0.5, 1.02, link, transform=axes.get_xaxis_transform(), ha="center", fontsize=9)
-    axes.set(xlim=(0, len(links)), xticks=[], ylim=(bottom / 100, None))
-    axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left")

@@ -80,11 +80,11 @@ def ways(
 def _rows(module: nn.Module | None, piece: Piece, flax: str, shape: Shape, merges: Merges) -> Iterator[Row]:
     """List the layouts in which one array fits a variable."""
     names, orders = axis_names(module, piece)
-    seen = set()
+    found = dict[str, Row]()
     for layout in piece.layouts or layouts(names, piece.array.shape, orders, merges):
-        if (pattern := layout.pattern(shape)) and str(pattern) not in seen:
-            seen.add(str(pattern))
-            yield Row(piece, flax, layout)
+        if pattern := layout.pattern(shape):
+            found.setdefault(str(pattern), Row(piece, flax, layout))
+    yield from (found[pattern] for pattern in sorted(found, key=lambda p: "(" in p.partition(" -> ")[0][2:]))
 
 
 def _role(theirs: str, ours: str) -> float:
@@ -132,7 +132,8 @@ def gates(
                 return None
             for kind, flax, axes, turned in (("weight", kernel, "oi", "i o"), ("bias", bias, "o", "o")):
                 name = f"{path}.{kind}_{side}h_{layer}"
-                if flax and name in state:
+                inside = name.endswith(f"bias_hh_{layer}") and gate in ("n", "") and order == "rzn"  # of r * (...)
+                if flax and name in state and not (inside and flax.rpartition("/")[0] not in names):
                     piece = Piece(name, state[name])
                     piece = piece if together else cut(piece, part, len(order), 0)
                     layout = next(layouts(axes, piece.array.shape, [turned], {}))

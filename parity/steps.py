@@ -33,18 +33,21 @@ class Training:
     statistics: tuple[str, ...]  # arrays that are no parameters
     judge_loss: bool  # the user's own
 
-    def compare(self, start: NamedArrays, keys: Sequence[Any]) -> Iterator[Check]:
-        """Train both a step for each key, and compare after the first step and after the last."""
+    def states(self, start: NamedArrays, keys: Sequence[Any]) -> list[list[NamedArrays]]:
+        """Train a step for each key: the state after each in JAX, then in PyTorch in each of the pair's types."""
         batches = [Case("", start, self.inputs, key=key) for key in keys]
         still = self.rounding_only(batches[0])
         theirs = [list(self.torch_states(start, batches, dtype, still)) for dtype in self.pair.dtypes]
-        sides = [list(self.flax_states(start, batches, still)), *theirs]
+        return [list(self.flax_states(start, batches, still)), *theirs]
+
+    def compare(self, start: NamedArrays, sides: list[list[NamedArrays]]) -> Iterator[Check]:
+        """Compare after the first step and after the last."""
         parameters = [name for name in sides[0][0] if name not in self.statistics]
         for link, names in (("statistics", self.statistics), ("step", parameters)):
             yield from compare(self.pair, start, link, *_some([states[0] for states in sides], names))
-        if len(keys) > 1:
+        if (steps := len(sides[0])) > 1:
             after = _some([states[-1] for states in sides], sides[0][0])
-            yield from compare(self.pair, start, "trajectory", *after, step=len(keys), bound=TRAJECTORY_BOUND)
+            yield from compare(self.pair, start, "trajectory", *after, step=steps, bound=TRAJECTORY_BOUND)
 
     def rounding_only(self, case: Case) -> NamedArrays:
         """Say which elements of PyTorch's parameters have a gradient that is nothing but rounding: they stay."""

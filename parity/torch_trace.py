@@ -1,10 +1,10 @@
 """A PyTorch module at work: inputs and outputs of every call of every submodule, with given dropout masks."""
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,14 @@ aten = torch.ops.aten
 RANDOM = (aten.rand, aten.rand_like, aten.randn, aten.randn_like, aten.uniform_, aten.normal_, aten.bernoulli)
 
 
+class Around(NamedTuple):
+    """What is done in the place of operations, and with the outputs of calls."""
+
+    entering: Callable[[str, nn.Module, Any, Any], None]  # (call, module, args, kwargs)
+    operation: Callable[[tuple[str, int], tuple[str, ...], Any, Any, Any], Any]  # (key, calls, function, args, kwargs)
+    leaving: Callable[[str, nn.Module, Any, Any, Any], Any]  # (call, module, args, kwargs, output) -> output
+
+
 def run(
     module: nn.Module,
     state: Mapping[str, torch.Tensor],
@@ -24,13 +32,15 @@ def run(
     masks: Mapping[str, torch.Tensor] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
+    around: Around | None = None,
 ) -> tuple[Any, Trace]:
     """Call a module with other parameters and buffers than its own; return its output and what was seen.
 
     masks: what each dropout keeps, by the name of its draw; one that has none keeps all. The module is in training mode
     if they are given, though the mask be of no dropout, and in evaluation mode if not.
+    around: is given each operation, known by the call that it is made in and its number there, and each call's output.
     """
-    watch = _Watch(masks or {})
+    watch = _Watch(masks or {}, around)
     module.train(masks is not None)
     with ExitStack() as stack:
         for path, layer in module.named_modules():
@@ -51,18 +61,33 @@ def run(
 class _Watch(TorchDispatchMode):
     """The calls that are being made, and what was seen so far. Every dropout of PyTorch draws by `bernoulli_`."""
 
-    def __init__(self, masks: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, masks: Mapping[str, torch.Tensor], around: Around | None) -> None:
         super().__init__()
-        self.masks, self.trace = masks, Trace({}, {}, defaultdict(set), [])
+        self.masks, self.trace, self.around = masks, Trace({}, {}, defaultdict(set), []), around
         self.frames: list[tuple[str, dict[str, torch.Tensor]]] = [("", {})]  # paths and inputs, the innermost last
+        self.names, self.counts, self.quiet = [""], Counter[str](), False
 
     def enter(self, path: str, layer: nn.Module, args: Any, kwargs: Any) -> None:
-        self.frames.append((path, _copies([*args]) | _copies(kwargs)))
+        if not self.quiet and path:
+            self.frames.append((path, {} if self.around else _copies([*args]) | _copies(kwargs)))
+            self.names.append(unique(path, self.trace.calls))
+            if self.around:
+                self.quietly(self.around.entering, self.names[-1], layer, args, kwargs)
 
-    def leave(self, path: str, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        path, inputs = self.frames.pop()
-        if path:
-            self.trace.calls[unique(path, self.trace.calls)] = Call(path, type(layer).__name__, inputs, _copies(output))
+    def leave(self, path: str, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        if self.quiet or not path:
+            return output
+        (path, inputs), name = self.frames.pop(), self.names.pop()
+        self.trace.calls[name] = Call(path, type(layer).__name__, inputs, {} if self.around else _copies(output))
+        return self.quietly(self.around.leaving, name, layer, args, kwargs, output) if self.around else output
+
+    def quietly(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call what may call modules and operations that are not this run's."""
+        self.quiet = True
+        try:
+            return function(*args)
+        finally:
+            self.quiet = False
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is aten.bernoulli_.float:
@@ -74,7 +99,13 @@ class _Watch(TorchDispatchMode):
             return args[0].fill_(1.0) if mask is None else args[0].copy_(mask)
         if function.overloadpacket in RANDOM:
             self.trace.unshared.append(self.frames[-1][0])
-        output = function(*args, **(kwargs or {}))
+        if self.around and not self.quiet and function is not aten.detach.default:
+            call = self.names[-1]
+            self.counts[call] += 1
+            key = call, self.counts[call]
+            output = self.quietly(self.around.operation, key, (*self.names,), function, args, kwargs or {})
+        else:
+            output = function(*args, **(kwargs or {}))
         if function in (aten.view.default, aten._unsafe_view.default):
             _note_merges(args[0].shape, output.shape, self.trace.merges)
         return output

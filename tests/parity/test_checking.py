@@ -18,8 +18,8 @@ from tests.parity.small import IMAGES, TABLE, VECTORS, FlaxTiny, Network, Tiny, 
 
 EXACT = 1e-12
 DROPOUT = {"vgg_bn", "mobilenetv2", "vit", "gpt", "gpt_scan", "lstm", "bilstm", "gru_nnx", "mixer", "bridge_nnx",
-           "bridge_linen"}  # fmt: skip
-BATCH_NORM = {"vgg_bn", "resnet18", "mobilenetv2", "unet"}
+           "bridge_linen", "bert", "squeezenet"}  # fmt: skip
+BATCH_NORM = {"vgg_bn", "resnet18", "mobilenetv2", "unet", "autoencoder"}
 IN_FLOAT32 = {"lenet5_nnx", "gru_nnx", "bridge_nnx"}
 
 
@@ -40,7 +40,7 @@ def test_every_pair_agrees_in_everything(name):
     assert links["float64"] == wanted | {"layers", "trajectory"} | ({"masks"} if name in DROPOUT else set())
     exact = [c for c in report.checks if c.precision == "float64" and c.link != "trajectory"]
     assert max(c.error for c in exact) <= EXACT
-    assert all(c.bound <= EXACT for c in exact if c.link != "masks")
+    assert all(c.bound <= EXACT for c in exact if c.link != "masks" and c.case != "large weights")
     trained = {n for n, _ in example.torch_module.named_parameters()}
     assert {c.tensor for c in exact if c.link == "step"} == trained
 

@@ -1,0 +1,82 @@
+"""A cause: a mistake that Flax's port may have, and what PyTorch has to do to make the same one."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from parity.diagnosis.tape import Change, Edit, Op
+
+
+class Cause(NamedTuple):
+    """One mistake; `{x}` in its words is the number that was solved for."""
+
+    code: str
+    text: str  # what Flax does, and PyTorch
+    repair: str
+    change: Change | Callable[..., Change]
+    starts: tuple[float, ...] = ()  # where the search for the number begins; none if there is no number
+    layer: str = ""  # of PyTorch, if it is not the one that differs
+
+
+class Place(NamedTuple):
+    """Where the two sides differ, as far as causes ask for it."""
+
+    framework: str  # `nn` or `nnx`
+    shape: tuple[int, ...]  # of Flax's array
+    attention: bool  # a softmax of products lies here
+    ops: Mapping[Any, Op]  # that may be the cause
+    held: Mapping[Any, torch.Tensor]  # what layers were fed to give, and the inputs
+    spare: Mapping[str, np.ndarray]  # Flax's arrays without a counterpart, with their initial values
+    layer: bool  # in a layer, not between layers
+    embeddings: frozenset[Any] = frozenset()  # calls whose output is one
+
+
+Causes = Iterator[Cause]
+
+
+def apart(op: Op, ops: Mapping[Any, Op], slow: tuple[str, ...]) -> bool:
+    """Tell if an operation depends on inputs and constants only, on no layer."""
+    seen, queue = set[Any](), [op]
+    while queue:
+        now = queue.pop()
+        for source in now.sources - seen:
+            seen.add(source)
+            known = ops.get(source)
+            if known is None or known.kind in slow:
+                if isinstance(source, str) and source.startswith("input "):
+                    continue
+                return False
+            queue.append(known)
+    return True
+
+
+def edited(op: Op, edit: Edit) -> Change:
+    """Change one operation."""
+    return Change(ops={op.key: edit})
+
+
+def altered(op: Op, **changes: Any) -> Change:
+    """Change arguments of one operation."""
+    return edited(op, lambda now: now.compute(**changes))
+
+
+def skipped(op: Op) -> Change:
+    """Leave an operation out."""
+    return edited(op, lambda now: now.input.clone())
+
+
+def solved(op: Op, name: str) -> Callable[[float], Change]:
+    """Change one argument to a number that is solved for."""
+    return lambda x: altered(op, **{name: x})
+
+
+def numbers(*values: Any) -> str:
+    """Write a tuple as one would type it."""
+    return f"({', '.join(str(value) for value in values)}{',' * (len(values) == 1)})"
+
+
+def is_parameter(tensor: Any) -> bool:
+    """Tell if a tensor is small enough to be a bias or a scale: one axis has a size, at most."""
+    return isinstance(tensor, torch.Tensor) and sum(n > 1 for n in tensor.shape) <= 1
