@@ -87,6 +87,11 @@ def error(array: Any, truth: Any, least: float = 0.0) -> float:
     return float(share) if np.isfinite(share) else inf
 
 
+def agrees(array: Any, truth: Any) -> bool:
+    """Tell if arrays are the same to float64's rounding."""
+    return error(array, truth) <= FLOAT64_BOUND
+
+
 def judge(
     ours: Any, truth: Any, pytorch: Any = None, *, bound: float = FLOAT64_BOUND, floor: float = 0.0, scale: float = 0.0,
     **place: Any,

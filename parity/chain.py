@@ -15,7 +15,7 @@ from jaxcnn.files import NamedArrays, flat_names
 from parity.bounds import Check, judge
 from parity.calls import Trace
 from parity.links import both_passes, compare
-from parity.matched import Matched
+from parity.matched import Matched, Trained
 from parity.matching import match_draws
 from parity.pair import Pair, Pass
 from parity.port import MODES
@@ -103,11 +103,10 @@ def training(matched: Matched, precision: str) -> Iterator[Check]:
         statistics=tuple(statistics), judge_loss=matched.loss is not None,
     )  # fmt: skip
     if precision == "float64":
-        matched.draws = (theirs.draws, seen, draws)
         yield from judge_draws(theirs.draws, seen.draws, draws)
         sides = trained.states(start, keys)
-        matched.first_step = start, sides[1][0], sides[0][0]
-        matched.trained = trained, start, keys, sides[1][:2]
+        shown = theirs.draws, seen, draws
+        matched.trained = Trained(trained, start, keys, sides[1][:2], sides[0][0], shown)
         yield from trained.compare(start, sides)
     else:
         starts = [matched.case(seed).weights for seed in range(DRAWS)]

@@ -67,7 +67,7 @@ def _forward(matched: Matched, truth: Pass, mistake: Mistake) -> Iterator[Check]
 
 def _drawn(matched: Matched, mistake: Mistake) -> Iterator[Check]:
     """Judge dropout and statistics in training: Flax runs step by step."""
-    trained, start, keys, states = matched.trained
+    trained, start, keys, states, *_ = matched.trained
     pair = mistake(matched.pair("float64", train=True))
     theirs, seen, draws, after = chain.drawn(matched, pair, start, keys[0])
     yield from judge_draws(theirs.draws, seen.draws, draws)
@@ -77,7 +77,7 @@ def _drawn(matched: Matched, mistake: Mistake) -> Iterator[Check]:
 
 def _trained(matched: Matched, mistake: Mistake) -> Iterator[Check]:
     """Judge the first step of training, or the first two."""
-    trained, start, keys, states = matched.trained
+    trained, start, keys, states, *_ = matched.trained
     pair = mistake(replace(trained.pair, optimizers={"": ({}, trained.optimizer[1])}))
     wrong = replace(trained, pair=pair, optimizer=(trained.optimizer[0], pair.optimizers[""][1]))
     batches = [Case("", start, trained.inputs, key=key) for key in keys[: len(states)]]

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcnn.errors import UserError
 from jaxcnn.files import NamedArrays
-from parity.bounds import FLOAT64_BOUND, Check, error, judge
+from parity.bounds import Check, agrees, error, judge
 from parity.calls import Call
 from parity.flax_trace import Site, repeat
 from parity.layouts import Merges, candidates, found, usual
@@ -89,7 +89,7 @@ def feed(matched: Matched) -> Feeding:
         goes_on = right.shape == output.shape or not matched.given.same_shapes
         seen[site.name] = Fed(
             calls[site.name], site.name, entry, given, axes,
-            None if own is None else np.asarray(own), right, error(output, right) <= FLOAT64_BOUND, goes_on,
+            None if own is None else np.asarray(own), right, agrees(output, right), goes_on,
         )  # fmt: skip
         return jnp.asarray(right) if goes_on else output
 
@@ -113,7 +113,7 @@ def _right_input(
 ) -> tuple[Entry | None, Any]:  # fmt: skip
     """Find the layout of a layer's input, which the output shows, and what the layer makes of PyTorch's."""
     same = found(x, given, merges)
-    if error(output, right) <= FLOAT64_BOUND:
+    if agrees(output, right):
         return Entry("", "", *same) if same else None, output
     options = [option for option, _ in zip(candidates(x.shape, given.shape, merges), range(TRIED), strict=False)]
     likely, made = usual(x.shape, given.shape, merges, kind), list[tuple[Entry, Any]]()
@@ -124,7 +124,7 @@ def _right_input(
             made.append((entry, again(fit(entry.carry(x, "flax"), given.shape))))
         except Exception:
             continue
-        if error(made[-1][1], right) <= FLOAT64_BOUND:
+        if agrees(made[-1][1], right):
             return made[-1]
     fitting = [one for one in made if getattr(one[1], "shape", None) == right.shape]
     return next(iter([*fitting, *made]), (None, None))

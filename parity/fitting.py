@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parity import chain, mistakes
+from parity import mistakes
 from parity.calls import as_numpy, leaves
 from parity.flax_layer import variables_of
 from parity.flax_trace import Site
@@ -128,8 +128,7 @@ def _results(matched: Matched, found: dict[str, Layer]) -> Iterator[Control]:
 
 def _modes(matched: Matched, found: dict[str, Layer]) -> Iterator[Control]:
     """Draw other masks, and keep other statistics."""
-    trained, start, keys, _ = matched.trained
-    _, seen, draws, _ = chain.drawn(matched, trained.pair, start, keys[0])
+    _, seen, draws = matched.trained.draws
     own = [found[path] for e in draws if (path := seen.draws[e.flax].path) in found]
     whole = [d for d in own if "Dropout" in d.kinds and not d.module.broadcast_dims and max(d.shape[:1], default=0) > 1]
     rates = [(layer, name) for layer in own for name in ("rate", "dropout_rate")
@@ -141,14 +140,14 @@ def _modes(matched: Matched, found: dict[str, Layer]) -> Iterator[Control]:
         yield Control(f"rate of {layer.path} halved", ("masks", "", ""),
                       mistakes.attribute(layer.path, name, lambda rate: rate / 2))  # fmt: skip
     norms = [layer for layer in found.values() if "BatchNorm" in layer.kinds and hasattr(layer.module, "momentum")]
-    for layer in pick(norms if trained.statistics else [], MIDDLE):
+    for layer in pick(norms if matched.trained.how.statistics else [], MIDDLE):
         yield Control(f"momentum of {layer.path} wrong", ("statistics", "", ""),
                       mistakes.attribute(layer.path, "momentum", lambda own: 0.9 if own == 0.99 else 0.99))  # fmt: skip
 
 
 def _optimizers(matched: Matched) -> Iterator[Control]:
     """Take other steps: as far as the optimizer has what is left out."""
-    trained, start, _, states = matched.trained
+    trained, start, _, states, *_ = matched.trained
     optimizer, params = trained.optimizer[1], trained.pair.variables(start)["params"]
     ones, zeros, state = optax.tree.ones_like(params), optax.tree.zeros_like(params), optimizer.init(params)
     moves, bare = (optimizer.update(ones, state, of)[0] for of in (params, zeros))

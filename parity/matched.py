@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,17 @@ from parity.table import Entry, Table
 LARGE = 8.0  # times what is drawn of scales and biases: values then exceed what functions are cut off at
 
 
+class Trained(NamedTuple):
+    """What training in float64 has shown."""
+
+    how: Any  # a `steps.Training`
+    start: NamedArrays
+    keys: list[Any]
+    theirs: list[NamedArrays]  # PyTorch's states after the first two steps
+    ours: NamedArrays  # Flax's after the first
+    draws: tuple[Mapping[str, Draw], Trace, list[Entry]]  # of dropout: PyTorch's, what is seen of Flax, the pairs
+
+
 @dataclass(eq=False)
 class Matched:
     """A pair whose calls and arrays are known on both sides, and how it is run."""
@@ -37,11 +48,7 @@ class Matched:
     optimizer: Any
     steps: int
     pairs: dict[str, str] = field(init=False)  # calls
-    first_step: tuple[NamedArrays, ...] = field(
-        init=False, default=()
-    )  # in float64: before, PyTorch's and Flax's after
-    draws: tuple[Mapping[str, Draw], Trace, list[Entry]] = field(init=False)  # of dropout: PyTorch's, Flax's, pairs
-    trained: Any = field(init=False, default=None)  # in float64: how, the start, the keys, PyTorch's first two states
+    trained: Any = field(init=False, default=None)  # a Trained, if it was trained in float64
     unshared: list[str] = field(init=False, default_factory=list)  # modules of PyTorch whose draws have no mask
 
     def __post_init__(self) -> None:

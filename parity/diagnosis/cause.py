@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from parity.diagnosis.tape import Change, Edit, Op
+from parity.diagnosis.tape import SLOW, Change, Edit, Op
 
 
 class Cause(NamedTuple):
@@ -36,7 +36,7 @@ class Place(NamedTuple):
 Causes = Iterator[Cause]
 
 
-def apart(op: Op, ops: Mapping[Any, Op], slow: tuple[str, ...]) -> bool:
+def apart(op: Op, ops: Mapping[Any, Op]) -> bool:
     """Tell if an operation depends on inputs and constants only, on no layer."""
     seen, queue = set[Any](), [op]
     while queue:
@@ -44,7 +44,7 @@ def apart(op: Op, ops: Mapping[Any, Op], slow: tuple[str, ...]) -> bool:
         for source in now.sources - seen:
             seen.add(source)
             known = ops.get(source)
-            if known is None or known.kind in slow:
+            if known is None or known.kind in SLOW:
                 if isinstance(source, str) and source.startswith("input "):
                     continue
                 return False

@@ -43,9 +43,11 @@ def diagnose(
     if matched.loss and any(c.tensor == "loss" for c in failed):
         found += loss_findings(matched.loss, *same_output(matched))
     if "masks" in links:
-        found += draw_findings(*matched.draws, matched.given.port.framework)
+        theirs, seen, draws = matched.trained.draws
+        found += draw_findings(theirs, seen, draws, matched.given.port.framework)
     if "statistics" in links:
-        statistics = statistic_findings(norms(matched), *matched.first_step)
+        shown = matched.trained
+        statistics = statistic_findings(norms(matched), shown.start, shown.theirs[0], shown.ours)
         found += [f for f in statistics if f.code != "unknown" or not found]
     if links & {"step", "trajectory"}:
         parameters = {name: matched.given.random[name] for name in matched.pair("float64").trained}

@@ -7,7 +7,7 @@ import torch
 
 from parity.diagnosis.cause import Cause, Causes, Place, altered, apart, edited, is_parameter, skipped, solved
 from parity.diagnosis.functions import ACTIVATIONS, offsets, written
-from parity.diagnosis.tape import SLOW, Change, Op
+from parity.diagnosis.tape import Change, Op
 
 SMALL = 0.01  # numbers below are epsilons
 NEAREST = 12  # other arrays that are tried in the place of one
@@ -116,7 +116,7 @@ def product(op: Op, place: Place) -> Causes:
 
 def _scaled(op: Op, place: Place) -> str:
     """Say what is scaled: scores, or what they are masked with; rotary angles; the input; anything else."""
-    alone = apart(op, place.ops, SLOW)
+    alone = apart(op, place.ops)
     if alone and any(o.kind in ("cos", "sin") for o in place.ops.values()):
         return "rotary"
     embedded = op.sources & place.embeddings or any(place.ops[s].kind == "embedding" for s in op.sources & {*place.ops})

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from parity.bounds import FLOAT64_BOUND
+from parity.bounds import agrees
 from parity.calls import leaves
 from parity.diagnosis.finding import Finding
 from parity.diagnosis.solve import shortest
@@ -55,10 +55,10 @@ def loss_findings(losses: Losses, torch_output: Any, flax_output: Any) -> list[F
             ours.append(float(losses[1](other)))
             parts += [_part(*classes.seen[0])] if len(classes.seen) == 1 else []
     found, truth = np.array(ours), np.array(theirs)
-    if _near(found, truth):
+    if agrees(found, truth):
         return []
     counts = _counts(torch_output) | (dict(parts[0].counts) if parts else {})
-    if _near(found, truth * (found[0] / truth[0])):
+    if agrees(found, truth * (found[0] / truth[0])):
         return [_factor(found[0] / truth[0], counts)]
     if len(parts) == len(pairs) and (some := [*_smoothing(found, truth, parts, counts)]):
         return some
@@ -163,10 +163,6 @@ def _solved(loss: np.ndarray, parts: list[Part]) -> tuple[float, float]:
     matrix = np.array([[part.plain, part.smooth] for part in parts])
     found = np.linalg.lstsq(matrix, loss, rcond=None)[0]
     total = float(found.sum())
-    if not total or not _near(matrix @ found, loss):
+    if not total or not agrees(matrix @ found, loss):
         return np.nan, np.nan
     return total, float(found[1]) / total
-
-
-def _near(one: np.ndarray, two: np.ndarray) -> bool:
-    return bool(np.abs(one - two).max() <= FLOAT64_BOUND * np.abs(two).max())

@@ -83,11 +83,7 @@ def inserted(source: Source, tape: Tape, place: Place, first: bool) -> Causes:
     preprocessing = isinstance(source, str) and source.startswith("input ")
 
     def then(function: Callable[..., Any]) -> Change:
-        if preprocessing:
-            return Change(inputs={source.removeprefix("input "): function})  # type: ignore[union-attr]
-        if isinstance(source, str):
-            return Change(calls={source: lambda module, args, kwargs, output: function(output)})
-        return edited(tape.ops[source], lambda now: _first(now.compute(), function))
+        return followed(source, tape, function)
 
     after = where(source)
     code = "attention-scale" if place.attention else "input-scale" if preprocessing else "scale"
@@ -131,48 +127,43 @@ def inserted(source: Source, tape: Tape, place: Place, first: bool) -> Causes:
             lambda t, a=axis, e=eps: F.layer_norm(t.movedim(a, -1), (t.shape[a],), eps=e).movedim(-1, a)))  # fmt: skip
 
 
+def followed(source: Source, tape: Tape, function: Callable[..., Any]) -> Change:
+    """Apply a function to what an operation, a call or an input gives."""
+    if isinstance(source, tuple):
+        return edited(tape.ops[source], lambda now: _first(now.compute(), function))
+    if source.startswith("input "):
+        return Change(inputs={source.removeprefix("input "): function})
+    return Change(calls={source: lambda module, args, kwargs, output: function(output)})
+
+
 def added(source: Source, tape: Tape, place: Place) -> Causes:
     """Give other arrays that Flax may add to one: a residual that PyTorch does not have."""
-    if isinstance(source, str) and source.startswith("input "):
-        return
     held = tape.ops[source].outputs[0] if isinstance(source, tuple) else tape.held[source]
+    if not isinstance(held, torch.Tensor) or not held.is_floating_point() or str(source).startswith("input "):
+        return
     order = {key: i for i, key in enumerate(tape.ops)}
     limit = order[source] if isinstance(source, tuple) else len(order)
-    known: dict[Source, Any] = {k: op.outputs[0] for k, op in place.ops.items() if order[k] <= limit}
-    known = {**tape.held, **known}
-    alike = {s: t for s, t in known.items() if isinstance(t, torch.Tensor) and isinstance(held, torch.Tensor)
-             and t.shape == held.shape and t.is_floating_point() and held.is_floating_point()}  # fmt: skip
+    known: dict[Source, Any] = {**tape.held, **{k: op.outputs[0] for k, op in place.ops.items() if order[k] <= limit}}
+    alike = {s: t for s, t in known.items() if isinstance(t, torch.Tensor)
+             and t.shape == held.shape and t.is_floating_point()}  # fmt: skip
     for other, tensor in [*alike.items()][::-1][:NEAREST]:
         what = "it" if other == source else where(other)
-        function = lambda t, value=tensor: t + value  # noqa: E731
-        if isinstance(source, tuple):
-            change = edited(tape.ops[source], lambda now, f=function: _first(now.compute(), f))
-        else:
-            change = Change(calls={source: lambda module, args, kwargs, output, f=function: f(output)})
-        text = f"Flax adds {what} to {where(source)}, PyTorch does not"
-        yield Cause("residual", text, "leave the sum out", change)
+        change = followed(source, tape, lambda t, value=tensor: t + value)
+        yield Cause("residual", f"Flax adds {what} to {where(source)}, PyTorch does not", "leave the sum out", change)
 
 
-def elsewhere(sources: list[Source], target: Target, tape: Tape) -> Causes:
+def elsewhere(source: Source, target: Target, tape: Tape) -> Causes:
     """Give a place that Flax goes on from, leaving out what PyTorch does after it."""
-    for source in sources:
-        right = tape.truth[target]
-        for other, tensor in reversed(tape.held.items()):
-            if (
-                not isinstance(source, tuple)
-                or other == source
-                or tensor.shape != right.shape
-                or other not in tape.layers
-            ):
-                continue
-            calls = list(tape.layers)
-            after = [
-                call for call in calls[calls.index(str(other)) + 1 :] if call not in tape.fed and call != target.name
-            ]
-            label = after[0].replace("/", ".") if after else ""
-            text = f"Flax goes on from {where(other)}; what PyTorch does after it, {label or 'a function'}, is left out"
-            yield Cause("layer-missing", text, f"call {label}'s port" if label else "add it", Change(
-                ops={source: lambda now, t=tensor: t.clone()}), layer=label)  # fmt: skip
+    calls, right = list(tape.layers), tape.truth[target]
+    alike = [s for s, t in tape.held.items() if s in tape.layers and s != source and t.shape == right.shape]
+    if not isinstance(source, tuple):
+        return
+    for other in reversed(alike):
+        rest = calls[calls.index(str(other)) + 1 :]
+        label = next((c.replace("/", ".") for c in rest if c not in tape.fed and c != target.name), "")
+        text = f"Flax goes on from {where(other)}; what PyTorch does after it, {label or 'a function'}, is left out"
+        change = Change(ops={source: lambda now, value=tape.held[other]: value.clone()})
+        yield Cause("layer-missing", text, f"call {label}'s port" if label else "add it", change, layer=label)
 
 
 def where(source: Source) -> str:

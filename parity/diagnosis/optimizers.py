@@ -10,9 +10,9 @@ import optax
 import torch
 
 from jaxcnn.files import NamedArrays
-from parity.bounds import FLOAT64_BOUND
+from parity.bounds import FLOAT64_BOUND, agrees
 from parity.diagnosis.finding import Finding
-from parity.diagnosis.optim.causes import Cause, causes, decay_causes, near
+from parity.diagnosis.optim.causes import Cause, causes, decay_causes
 from parity.diagnosis.optim.changes import Changes
 from parity.diagnosis.optim.rates import STEPS, Words, formula, rates
 from parity.diagnosis.optim.trial import NORMS, Trial
@@ -52,7 +52,7 @@ def _findings(trial: Trial, make: Callable[..., Any], target: np.ndarray) -> Ite
         return found / scale[: len(found)]
 
     wanted, truth = target / scale, run({})
-    if near(truth, wanted):
+    if agrees(truth, wanted):
         return
     probe, decays = trial.probe(make)
     clip = trial.clipped(make)
@@ -93,7 +93,7 @@ def _pairs(known: list[Cause], run: Any, wanted: np.ndarray, rated: Any) -> Ways
             ways.setdefault((one.code, code), [_words(one, x or 0.0), words])
     seen = [run({})]
     for one in known if not ways else ():
-        if one.starts[:1] not in ((), (0.0,)) or any(near(run(one.changes(0.0)), other) for other in seen):
+        if one.starts[:1] not in ((), (0.0,)) or any(agrees(run(one.changes(0.0)), other) for other in seen):
             continue  # a number that is looked for, or what changes nothing
         also = one.changes(0.0)
         seen.append(run(also))
@@ -115,7 +115,7 @@ def _fit(cause: Cause, run: Run, wanted: np.ndarray) -> float | None:
 
     x = solve(made, wanted[:STEPS], cause.starts, FLOAT64_BOUND) if cause.starts else 0.0
     found = None if x is None else made(x, DRAWS)
-    return x if found is not None and near(found, wanted) else None
+    return x if found is not None and agrees(found, wanted) else None
 
 
 def _along(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -50,9 +50,9 @@ class Search:
         self.tape = Tape(self.matched.given, fed)
         merges = self.matched.traces[0].merges
         places, unknown = seen(self.feeding, self.matched.names, self.tape.truth, merges), 0
-        values = self.tape.truth
+        self.values = self.tape.truth
         for i, one in enumerate(places):
-            now = self.tape.truth if one.target.side == "output" else values
+            now = self.tape.truth if one.target.side == "output" else self.values
             if one.target not in now or one.agrees(now[one.target]):
                 continue
             self.say(f"looking for the cause: {one.target.side} of {one.name} ...")
@@ -63,7 +63,7 @@ class Search:
             self.note(one, hits, now[one.target])
             if one.target.side != "output" or not (one.fed and one.fed.goes_on):
                 self.accepted = self.accepted.also(hits[0].change if hits else self.as_flax(one))
-                values = self.tape.run(self.accepted)
+                self.values = self.tape.run(self.accepted)
         return merged(self.findings)
 
     def hits(self, one: Seen, before: list[Seen]) -> list[Hit]:
@@ -74,7 +74,7 @@ class Search:
                 if any(hit.cause.code == cause.code and hit.cause.text == cause.text for hit in found):
                     continue
                 hit = self.tried(cause, one)
-                if hit and all(self.still(other, hit) for other in before):
+                if hit and self.still(before, hit):
                     found.append(hit)
             if found:
                 break
@@ -113,13 +113,12 @@ class Search:
                 return Hit(cause, made(x), cause.text.format(x=x))
         return None
 
-    def still(self, other: Seen, hit: Hit) -> bool:
-        """Tell if an earlier place is explained as it was."""
-        if other.target.side == "output":
-            return True
-        values = self.tape.run(self.accepted.also(hit.change), other.target)
-        now = self.tape.run(self.accepted, other.target)
-        return not other.agrees(now[other.target]) or other.agrees(values[other.target])
+    def still(self, before: list[Seen], hit: Hit) -> bool:
+        """Tell if the earlier places are explained as they were."""
+        inputs = [one for one in before if one.target.side != "output" and one.target in self.values]
+        explained = [one for one in inputs if one.agrees(self.values[one.target])]
+        values = self.tape.run(self.accepted.also(hit.change)) if explained else {}
+        return all(one.target in values and one.agrees(values[one.target]) for one in explained)
 
     def causes(self, one: Seen) -> Iterator[Iterator[Cause]]:
         """List what may be the cause: of each operation, the nearest first; then of what lies further."""
@@ -188,7 +187,7 @@ class Search:
             yield from operations.inserted(source, self.tape, place, i == 0 or isinstance(source, str))
         for source in ends:
             yield from operations.added(source, self.tape, place)
-        yield from operations.elsewhere(sources[:1], one.target, self.tape)
+        yield from operations.elsewhere(sources[0], one.target, self.tape) if sources else ()
         yield from self.normalised_input(one, sources)
 
     def normalised_input(self, one: Seen, sources: list[Source]) -> Iterator[Cause]:

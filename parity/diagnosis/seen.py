@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from parity.bounds import FLOAT64_BOUND, error
+from parity.bounds import agrees
 from parity.diagnosis.tape import Target
 from parity.fed import Fed, Feeding, fitted
 from parity.layouts import Merges, candidates, usual
@@ -46,14 +46,14 @@ class Seen(NamedTuple):
 
     def agrees(self, tensor: torch.Tensor) -> bool:
         """Tell if Flax's array is PyTorch's, to rounding."""
-        return any(error(self.array, array) <= FLOAT64_BOUND for array in self.carried(tensor))
+        return any(agrees(self.array, array) for array in self.carried(tensor))
 
 
 def seen(feeding: Feeding, names: Names, truth: Mapping[Target, torch.Tensor], merges: Merges) -> list[Seen]:
     """List Flax's arrays where a layer differs, and its outputs, in the order in which PyTorch makes its own."""
     some = []
     for fed in (fed for fed in feeding.layers if not fed.same):
-        name, proven = label(fed.entry), fed.output is not None and error(fed.output, fed.right) <= FLOAT64_BOUND
+        name, proven = label(fed.entry), fed.output is not None and agrees(fed.output, fed.right)
         some.append(Seen(Target("input", fed.torch), fed.given, fed.axes if proven else None, name, fed, merges))
         if fed.output is not None:
             axes = fed.entry if fed.output.shape == fed.right.shape else None

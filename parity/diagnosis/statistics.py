@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.files import NamedArrays
-from parity.bounds import FLOAT64_BOUND
+from parity.bounds import FLOAT64_BOUND, agrees
 from parity.diagnosis.finding import Finding
 from parity.diagnosis.solve import shortest
 from parity.matched import Matched
@@ -75,7 +75,7 @@ def statistic_findings(
 
 def _of(norm: Norm, mean: list[np.ndarray], var: list[np.ndarray]) -> Iterator[Finding]:
     """Say why those of a layer differ: each of before, PyTorch's and Flax's."""
-    if all(_near(ours, theirs) for _, theirs, ours in (mean, var)):
+    if all(agrees(ours, theirs) for _, theirs, ours in (mean, var)):
         return
     n, own = norm.values, 1 - norm.momentum
     found = Finding("unknown", norm.label, False, _how(mean, var), "")
@@ -89,7 +89,7 @@ def _of(norm: Norm, mean: list[np.ndarray], var: list[np.ndarray]) -> Iterator[F
         kept = _kept(var, norm.momentum, (n - 1) / n if biased else 1.0)
         if keeps is None or kept is None or abs(keeps - kept) > 1e-6:
             continue
-        if not _near(np.asarray(keeps), np.asarray(own)):
+        if not agrees(np.asarray(keeps), np.asarray(own)):
             text = (f"Flax keeps {keeps:.7g} of the running statistics, PyTorch {own:.7g} "
                     f"(its momentum {norm.momentum:.7g})")  # fmt: skip
             code = "batch-norm-momentum"
@@ -111,10 +111,6 @@ def _kept(values: list[np.ndarray], momentum: float, factor: float) -> float | N
     if np.abs(share * apart - (ours - batch)).max(initial=0) > bound:
         return None
     return shortest(share, lambda short: abs(short - share) <= ROUNDING / momentum)
-
-
-def _near(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    return bool(np.abs(ours - theirs).max(initial=0) <= FLOAT64_BOUND * np.abs(theirs).max(initial=0))
 
 
 def _how(mean: list[np.ndarray], var: list[np.ndarray]) -> str:

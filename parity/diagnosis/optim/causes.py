@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from parity.bounds import FLOAT64_BOUND
+from parity.bounds import agrees
 from parity.diagnosis.optim.changes import Changes
 from parity.diagnosis.optim.trial import Trial
 
@@ -25,11 +25,6 @@ class Cause(NamedTuple):
     starts: tuple[float, ...]  # where the number is looked for; none if there is no number
     text: str  # with {x}
     piece: str  # of optax's call, that changes
-
-
-def near(found: np.ndarray, wanted: np.ndarray) -> bool:
-    """Tell if updates, measured by Flax's, agree."""
-    return bool(np.abs(found - wanted).max() <= FLOAT64_BOUND * np.abs(wanted).max())
 
 
 def causes(probe: Any, clip: tuple[str, float] | None) -> Iterator[Cause]:
@@ -92,7 +87,7 @@ def decay_causes(trial: Trial, decays: Mapping[str, float], clip: Any, truth: np
     chosen = {words: names for words, names in [*chosen.items()][::-1] if names}  # the clearest words last
     whose = {tuple(names): words for words, names in reversed(chosen.items())}
     same = next((names for names in whose if names == tuple(n for n in decays if decays[n])), next(iter(whose)))
-    ways = [w for w in ("coupled", "decoupled") if value and near(run({"decay": (w, same, value)}), truth)]
+    ways = [w for w in ("coupled", "decoupled") if value and agrees(run({"decay": (w, same, value)}), truth)]
     way = ways[0] if ways else "coupled"
     for kind in sorted(HOW if clip else [*HOW][:2], key=lambda kind: kind != way):
         for names in sorted(whose, key=lambda names: names != same):

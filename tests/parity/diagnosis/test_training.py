@@ -373,7 +373,8 @@ def stepped(flax_module, **options):
     matched = Matched(Given(TorchNorm(**options), flax_module, (floats(12, 4),)), NORM, None, chain.SGD, 1)
     with jax.enable_x64(True):
         list(chain.training(matched, "float64"))
-    return statistic_findings(norms(matched), *matched.first_step)
+    shown = matched.trained
+    return statistic_findings(norms(matched), shown.start, shown.theirs[0], shown.ours)
 
 
 KEEPS = "Flax keeps 0.99 of the running statistics, PyTorch 0.9 (its momentum 0.1)"

@@ -25,7 +25,7 @@ class Wrong(NamedTuple):
 def build(wrong: Wrong) -> Example:
     """Give PyTorch's module as it is, with weights as if trained, and the wrong port."""
     right = trained(wrong.pair)
-    builder = _changed(wrong)
+    builder = changed(EXAMPLES[wrong.pair], wrong)
     port = builder()
     made = {n: option(wrong.pair, builder) if callable(option) else option for n, option in wrong.options.items()}
     return Example(right.torch_module, port.flax_module, right.inputs, {**port.options, **made})
@@ -52,14 +52,14 @@ def _train(module: torch.nn.Module) -> None:
                 tensor.add_(torch.rand(tensor.shape, generator=generator) * 0.3)
 
 
-def _changed(wrong: Wrong) -> Build:
-    """Make the pair's file anew with the changes, and give its builder."""
-    right = inspect.unwrap(EXAMPLES[wrong.pair])
+def changed(build: Build, wrong: Wrong) -> Build:
+    """Make the file of a pair's builder anew with the changes, and give the builder in it."""
+    right = inspect.unwrap(build)
     source = inspect.getsource(sys.modules[right.__module__])
     for old, new in wrong.changes.items():
-        assert source.count(old) == 1, f"{source.count(old)} times in {wrong.pair}: {old}"
+        assert source.count(old) == 1, f"{source.count(old)} times in {right.__module__}: {old}"
         source = source.replace(old, new)
-    module = ModuleType(f"wrong_{wrong.pair}")
-    sys.modules[module.__name__] = module
+    module = ModuleType(f"{right.__module__}_wrong")
+    sys.modules[module.__name__] = module  # where dataclasses look for their annotations
     exec(compile(source, module.__name__, "exec"), module.__dict__)
     return getattr(module, right.__name__)
