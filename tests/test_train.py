@@ -59,7 +59,7 @@ def test_a_step_is_plain_gradient_descent_on_the_mean_loss(training):
         logits = recipe.network.apply({"params": params}, scale_pixels(images), dropout_key(0, 32))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels.astype(int)).mean()
 
-    loss, gradients = jax.value_and_grad(loss_of)(state.params)
+    loss, gradients = jax.jit(jax.value_and_grad(loss_of))(state.params)
     after = steps(training, 1)
     expected = jax.tree.map(lambda p, g: p - 0.05 * g, state.params, gradients)
     for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected), strict=True):
@@ -214,16 +214,21 @@ def test_the_network_in_chunks_is_the_network(training, dataset):
     def whole(params, images):
         return recipe.network.apply({"params": params}, scale_pixels(images), dropout_key(5, len(images)))
 
-    def logits_of(params, images, devices):
+    def chunked(params, images, devices):
         key = dropout_key(5, len(images))
         return forward(recipe.network, {"params": params}, images, key, devices)[0]
 
+    @functools.partial(jax.jit, static_argnames="devices")
+    def both(params, images, devices):
+        logits, back = jax.vjp(lambda p: chunked(p, images, devices), params)
+        expected, expected_back = jax.vjp(lambda p: whole(p, images), params)
+        return logits, expected, back(expected), expected_back(expected)
+
     for count, devices in ((8, 1), (9, 1), (14, 1), (7, 1), (12, 2), (20, 4)):
         images = jnp.asarray(dataset.train.images[:count])
-        logits, back = jax.vjp(lambda p: logits_of(p, images, devices), state.params)  # noqa: B023
-        expected, expected_back = jax.vjp(lambda p: whole(p, images), state.params)  # noqa: B023
+        logits, expected, *gradients = both(state.params, images, devices)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
-        for found, truth in zip(*map(jax.tree.leaves, (back(expected), expected_back(expected))), strict=True):
+        for found, truth in zip(*map(jax.tree.leaves, gradients), strict=True):
             np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-5 * float(jnp.abs(truth).max()))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import wraps
 
+import pytest
 import torch
 
 from tests.parity.pairs.autoencoder import autoencoder
@@ -49,4 +50,8 @@ def seeded(build: Callable[[], Example]) -> Callable[[], Example]:
 
 EXAMPLES: dict[str, Callable[[], Example]] = {build.__name__: seeded(build) for build in BUILDERS}
 
-__all__ = ["EXAMPLES", "Example"]
+# Their whole proofs take three minutes: `make soak` makes those.
+LARGE = ("bert", "bilstm", "bridge_linen", "llama", "mixer", "mobilenetv2", "segmenter", "squeezenet", "vit")
+SOME = [pytest.param(name, marks=[pytest.mark.soak] * (name in LARGE)) for name in EXAMPLES]
+
+__all__ = ["EXAMPLES", "SOME", "Example"]
