@@ -69,7 +69,8 @@ def statistic_findings(
         names = [f"{name}.running_{kind}".lstrip(".") for kind in ("mean", "var")]
         if all(one in side for one in names for side in (start, theirs, ours)) and norm.momentum > 0:
             mean, var = ([side[one] for side in (start, theirs, ours)] for one in names)
-            found += _of(norm, mean, var)
+            unknown_matters = all(one.code != "running-average" for one in found)  # what is below has other inputs
+            found += [one for one in _of(norm, mean, var) if one.code != "unknown" or unknown_matters]
     return found
 
 
