@@ -231,7 +231,11 @@ class Guided:
         last = layer.site.path.rpartition("/")[2].lower()
         named = "qkv".find(SYNONYMS.get(last, last)[:1])
         part = named if parts == 3 and named in left else left[0]
-        return [block(unit, part, parts, self.heads if self.heads and own % self.heads == 0 else 0)]
+        return [block(unit, part, parts, self.heads_of(own))]
+
+    def heads_of(self, rows: int) -> int:
+        """Give the heads that are tried, if so many rows divide among them; else 0."""
+        return self.heads if self.heads and rows % self.heads == 0 else 0
 
     def joined(self, fed: list[Unit], layer: FlaxLayer) -> list[Unit]:
         """Join projections of one input, if Flax's layer can be all of them."""
@@ -240,8 +244,11 @@ class Guided:
         count = max(map(prod, layer.shapes.values())) // weights[some[0]].size if some else 1
         if not 1 < count <= len(some) or len({(weights[u].shape, *u.pieces) for u in some[:count]}) > 1:
             return []
+        names = {u.pieces["weight"].name for u in some[:count]}
+        if len(names) == 1 and len(self.state[names.pop()]) != count * len(weights[some[0]]):  # parts of what has more
+            return []
         self.fused = True
-        return [join(some[:count], self.heads)]
+        return [join(some[:count], self.heads_of(len(weights[some[0]])))]
 
     def turned(self, unit: Unit) -> list[Unit]:
         """Take a projection of queries, keys and values as one whose rows are head by head, if it can be."""

@@ -124,7 +124,9 @@ class Report:
 
     def drawn(self) -> Figure:
         """Draw all errors against their bounds, the layers that are wrong marked with the cause."""
-        return figure(self.checks, {finding.layer: finding.code for finding in self.diagnosis})
+        return figure(
+            self.checks, {finding.layer.rpartition(", before ")[2]: finding.code for finding in self.diagnosis}
+        )
 
 
 def told(findings: Sequence[Finding]) -> Iterator[str]:

@@ -29,14 +29,18 @@ def fused(op: Op, place: Place) -> Causes:
         text += f", 1 / sqrt({width})"
     repair = f"q * {scale:.6g}" if a.get("scale") else "q / jnp.sqrt(q.shape[-1])"
     yield Cause("attention-scale", text, repair, lambda x: altered(op, scale=x), (scale, 1.0))
-    for name, mask in _masks(rows, columns, a.get("attn_mask")):
+    mask = next((m for name, m in _masks(rows, columns, a.get("attn_mask")) if name == own), None)
+    for name, other in _masks(rows, columns, a.get("attn_mask")):
         if name != own:
-            change = edited(op, lambda now, m=mask: attend(now.args, scale, m)) if name != "none" else altered(
+            change = edited(op, lambda now, m=other: attend(now.args, scale, m)) if name != "none" else altered(
                 op, is_causal=False, attn_mask=None)  # fmt: skip
             mend = f"mask={fw}.make_causal_mask(x)" if own == "causal" else "mask= as PyTorch's, true where it keeps"
             mend = "no mask" if own == "none" else mend
             yield Cause("attention-mask", f"Flax's mask is {name}, PyTorch's is {own}", mend, change)
-    mask = next((m for name, m in _masks(rows, columns, a.get("attn_mask")) if name == own), None)
+    for text, kept in _hidden(len(q), rows, columns, place):
+        both = kept if mask is None else kept & mask
+        yield Cause("attention-mask", text, "mask= as PyTorch's",
+                    edited(op, lambda now, m=both: attend(now.args, scale, m)))  # fmt: skip
     for axis, what in ((-2, "queries"), (-3, "heads")):
         yield Cause("softmax-axis", f"Flax takes the softmax over {what}, PyTorch over keys",
                     "jax.nn.softmax(scores, axis=-1)",
@@ -66,6 +70,31 @@ def _masks(rows: int, columns: int, given: Any) -> Iterator[tuple[str, Any]]:
         yield "the opposite", ~kept
         if kept.shape[-1] == kept.shape[-2]:
             yield "transposed", kept.transpose(-1, -2)
+
+
+def _hidden(images: int, rows: int, columns: int, place: Place) -> Iterator[tuple[str, Any]]:
+    """List masks that Flax may have beside PyTorch's: padding, by the values of an input, and a window."""
+    for name, x in place.held.items():
+        if name.startswith("input ") and x.shape == (images, columns) and not x.is_floating_point():
+            for value in (0, 1):
+                kept = (x != value)[:, None, None]
+                if kept.any() and not kept.all():
+                    yield f"Flax masks the keys where {name} is {value}, PyTorch does not", kept
+                    text = f"Flax masks queries and keys where {name} is {value}, PyTorch does not"
+                    yield from [(text, kept & kept.transpose(-1, -2))] if rows == columns else []
+    for width in range(1, columns) if rows == columns else ():
+        kept = torch.ones(rows, columns, dtype=torch.bool).triu(1 - width)
+        yield f"Flax attends to the last {width} positions only, PyTorch to all", kept
+
+
+def softmax(op: Op, place: Place) -> Causes:
+    """Give the masks that Flax may have where PyTorch's scores go into a softmax."""
+    if place.attention and op.input.ndim == 4:
+        images, _, rows, columns = op.input.shape
+        low = torch.finfo(op.input.dtype).min
+        for text, kept in _hidden(images, rows, columns, place):
+            yield Cause("attention-mask", text, "mask= as PyTorch's", edited(
+                op, lambda now, m=kept: now.compute(self=now.input.masked_fill(~m, low))))  # fmt: skip
 
 
 def attend(a: Mapping[str, Any], scale: float, kept: Any, axis: int = -1) -> Any:
@@ -141,6 +170,16 @@ def module(name: str, layer: Any, path: str, state: Mapping[str, torch.Tensor], 
     """Give the mistakes of a whole module: blocks of its projections or gates in another order, its biases."""
     if isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
         yield from _blocks([n for n in (f"{path}.in_proj_weight", f"{path}.in_proj_bias") if n in state], state, "qkv")
+    if isinstance(layer, nn.RNNBase) and layer.bidirectional:
+        later = {n: torch.cat(w.detach().chunk(2, 1)[::-1], 1) for n, w in state.items()
+                 if n.startswith(f"{path}.weight_ih_l") and "_l0" not in n}  # fmt: skip
+
+        def turn(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            return torch.cat(output[0].chunk(2, -1)[::-1], -1), *output[1:]
+
+        yield Cause("concatenation", "Flax has the backward direction before the forward one, PyTorch after it",
+                    "jnp.concatenate([forward, backward], axis=-1)",
+                    Change(calls={name: turn}, state=later), layer=path)  # fmt: skip
     if isinstance(layer, nn.LSTM | nn.GRU):
         arrays = [n for n in state if n.startswith(f"{path}.") and ("weight_" in n or "bias_" in n)]
         yield from _biases(arrays, layer, path, state)

@@ -119,12 +119,14 @@ def _groups(one: Variable) -> Iterator[Cause]:
 
 
 def _shuffled(one: Variable) -> Iterator[Cause]:
-    """Say if rows along an axis are PyTorch's in another order."""
+    """Say if rows along an axis, or along two such as heads and features, are PyTorch's in another order."""
     if one.given.shape != one.made.shape or not same_values(one.given, one.made):
         return
-    for axis in range(one.made.ndim):
-        if (order := row_order(one.given, one.made, axis)) is not None:
-            along = f" along axis {axis}" if one.made.ndim > 1 else ""
+    count = one.made.ndim
+    for first, last in [(i, i) for i in range(count)] + [(i, i + 1) for i in range(count - 1)]:
+        shape = (*one.made.shape[:first], -1, *one.made.shape[last + 1 :])
+        if (order := row_order(one.given.reshape(shape), one.made.reshape(shape), first)) is not None:
+            along = f" along axes {first} and {last}" if last > first else f" along axis {first}" if count > 1 else ""
             yield Cause("weights-shuffled", f"its rows{along} are {words(order)}", conversion(one.whole))
             return
 

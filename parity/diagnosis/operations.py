@@ -1,7 +1,8 @@
 """Which mistakes each operation of PyTorch may have in a port; and what may have been put between."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import product
+from itertools import chain, product
+from math import isclose
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ BY_KIND: dict[str, Callable[[Op, Place], Causes]] = {
     **dict.fromkeys(("upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d",
                      "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"), geometry.resize),
     **dict.fromkeys(functions.ACTIVATIONS, functions.activation),
-    **dict.fromkeys(("_softmax", "_log_softmax"), functions.softmax),
+    "_softmax": lambda op, place: chain(functions.softmax(op, place), attention.softmax(op, place)),
+    "_log_softmax": functions.softmax,
     **dict.fromkeys(("native_layer_norm", "native_batch_norm", "native_group_norm"), functions.norm),
     **dict.fromkeys(("var", "std"), functions.variance),
     "_scaled_dot_product_flash_attention_for_cpu": attention.fused,
@@ -170,6 +172,8 @@ def where(source: Source) -> str:
     """Name what an array comes from."""
     if isinstance(source, tuple):
         return f"the output of {source[0].replace('/', '.') or 'the operation before'}"
+    if source.startswith("what "):
+        return source.replace("/", ".")
     return "the input" if source.startswith("input ") else f"the output of {source.replace('/', '.')}"
 
 
@@ -209,10 +213,14 @@ def heads_of_views(ops: dict[Any, Op]) -> Iterator[Cause]:
                 splits.setdefault((heads, width), []).append(op)
     for (heads, width), some in splits.items():
         whole = heads * width
+        scales = [(op, power) for op in ops.values() for power in (-0.5, 0.5) if op.kind in ("mul", "div")
+                  and isinstance(op.args["other"], float) and isclose(op.args["other"], width**power)]  # fmt: skip
         for count in (c for c in range(1, whole + 1) if whole % c == 0 and c != heads and len(some) > 1):
             edits = {op.key: lambda now, c=count: now.input.unflatten(-1, (c, -1)) for op in some}
+            scaled = {op.key: lambda now, x=(whole // count) ** power: now.compute(other=x) for op, power in scales}
             text = f"Flax has {count} heads, PyTorch {heads}"
             yield Cause("attention-heads", text, f"num_heads={heads}", Change(ops=edits))
+            yield Cause("attention-heads", text, f"num_heads={heads}", Change(ops={**edits, **scaled}))
         turn = lambda now, size=(width, heads): now.input.unflatten(-1, size).transpose(-1, -2).clone()  # noqa: E731
         edits = {op.key: turn for op in some}
         text = "Flax splits the last axis into (features, heads), PyTorch into (heads, features)"

@@ -81,7 +81,9 @@ class Search:
         left_out = [call for hit in found if hit.cause.code == "layer-missing" for call in hit.change.calls]
         found = [hit for hit in found if not hit.change.ops or not all(
             any(f"{call}/".startswith(f"{whole}/") for whole in left_out) for call, _ in hit.change.ops)]  # fmt: skip
-        special = [hit for hit in found if hit.cause.code not in GENERAL]
+        lost = lambda call: any(name.startswith(f"{call}/") for name in self.unmatched)  # noqa: E731
+        alone = [hit for hit in found if hit.cause.code == "layer-missing" and any(map(lost, hit.change.calls))]
+        special = alone or [hit for hit in found if hit.cause.code not in GENERAL]
         hits = [*{hit.cause.code: hit for hit in reversed(special or found)}.values()][::-1]
         known = [hit for hit in hits if any(f.code == hit.cause.code and f.certain for f in self.findings)]
         return known[:1] or hits  # a mistake that is made elsewhere too
@@ -109,7 +111,7 @@ class Search:
                 return None if tensor is None else entry.carry(tensor.numpy(), "flax")
 
             x = solve(function, one.array, cause.starts, FLOAT64_BOUND)
-            if x is not None:
+            if x is not None and (abs(x) > ROUNDED**4 or "scale" not in cause.code):  # a factor of 0 adds nothing
                 return Hit(cause, made(x), cause.text.format(x=x))
         return None
 
@@ -171,15 +173,15 @@ class Search:
             yield from attention.module(call, layer, path, self.tape.tensors, place)
             if one.target != ("output", call) and any(True for _ in layer.parameters()) and call not in self.tape.fed:
                 yield from operations.missing(call, self.tape)
-        left = {name.split(" of PyTorch")[0] for name in self.matched.table.left}
-        unmatched = {name: tensor for name, tensor in self.tape.tensors.items() if name in left}
-        yield from operations.spare_weights(self.tape, place, unmatched) if one.fed is None or unmatched else ()
+        spare = {name: tensor for name, tensor in self.tape.tensors.items() if name.replace(".", "/") in self.unmatched}
+        yield from operations.spare_weights(self.tape, place, spare) if one.fed is None or spare else ()
 
     def general(
         self, one: Seen, calls: set[str], sources: list[Source], ops: dict[Any, Op], place: Place
     ) -> Iterator[Cause]:
         """Give what Flax may do where PyTorch does nothing."""
-        ends = [s for i, s in enumerate(sources) if i == 0 or isinstance(s, str) or self.tape.ops[s].kind in SLOW]
+        ends = [s for i, s in enumerate(sources)
+                if i == 0 or isinstance(s, str) or self.tape.ops[s].kind in (*SLOW, "cat")]  # fmt: skip
         if one.target.side == "output":
             calls = calls & {one.target.name}
         yield from operations.twice(sorted(calls), ops, self.tape)
@@ -210,11 +212,21 @@ class Search:
             text = f"Flax takes {numbers} of the input's channels, PyTorch otherwise"
             yield Cause("input-scale", text, "normalise the input as PyTorch does", change)
 
-    def unmatched(self, hit: Hit) -> str:
+    @property
+    def unmatched(self) -> set[str]:
+        """Name PyTorch's weights without a counterpart."""
+        return {name.split(" of PyTorch")[0].replace(".", "/") for name in self.matched.table.left}
+
+    def whose(self, hit: Hit) -> str:
         """Name the layer without a counterpart that a cause lies in, if it is in one."""
         calls = [call for call, _ in hit.change.ops if any(True for _ in self.layer_parameters(call))]
         calls = calls if hit.cause.code not in GENERAL else []
         return hit.cause.layer or (calls[0].replace("/", ".") if len(calls) == len(hit.change.ops) and calls else "")
+
+    def inside(self, hit: Hit, target: str) -> str:
+        """Name the module whose operation a cause changes, if it does not hold the layer where it shows."""
+        call = next((key[0] for key in hit.change.ops if isinstance(key, tuple)), "")
+        return "" if f"{target}/".startswith(f"{call}/" if call else "") else call.partition("#")[0].replace("/", ".")
 
     def layer_parameters(self, call: str) -> Iterator[Any]:
         """Give the parameters that the module of a call has itself."""
@@ -236,12 +248,15 @@ class Search:
     def note(self, one: Seen, hits: list[Hit], tensor: torch.Tensor) -> None:
         """Write down what was found."""
         between = "" if one.target.side == "output" else "before it, " if one.fed else ""
+        # Layers that are matched in doubt, and already one that nothing explains: they may be other layers.
+        lost = bool(self.matched.table.doubts) and any(one.code == "unknown" for one in self.findings)
         for hit in hits:
             repair = hit.cause.repair
-            own = "" if one.target.side == "output" else self.unmatched(hit)
-            layer = f"{own} of PyTorch" if own else one.name
-            text = hit.text if own else between + hit.text
-            finding = Finding(hit.cause.code, layer, len(hits) == 1, text, repair)
+            own = "" if one.target.side == "output" else self.whose(hit)
+            inner = "" if one.target.side == "output" else self.inside(hit, one.target.name)
+            layer = f"{own} of PyTorch" if own else f"{inner}, before {one.name}" if inner else one.name
+            text = hit.text if own or inner else between + hit.text
+            finding = Finding(hit.cause.code, layer, len(hits) == 1 and not lost, text, repair)
             self.findings += [finding] if finding not in self.findings else []
         if not hits:
             right = next(one.carried(tensor), None)
@@ -255,8 +270,9 @@ def merged(findings: list[Finding]) -> list[Finding]:
     """Take a residual that is left out before a norm, and one that is added after it, for one mistake."""
     found = list(findings)
     for one in findings:
+        layer = one.layer.rpartition("before ")[2].partition(" ")[0]
         after = [other for other in found if other.code == "residual" and "Flax adds" in other.text
-                 and f"to the output of {one.layer.partition(' ')[0]}," in other.text]  # fmt: skip
+                 and f"to the output of {layer}," in other.text]  # fmt: skip
         if one.code == "residual" and "does not add" in one.text and after:
             text = "Flax adds the residual after this layer, PyTorch before it"
             found[found.index(one)] = replace(one, code="residual-order", text=text)
