@@ -64,7 +64,7 @@ WEIGHTS = {
         given(*((f"dense_{name}", parts(1, 0, 2)) for name in ("i/kernel", "i/bias", "h/kernel", "h/bias"))),
     ),
     "gpt_scan: q, k, v beside each other in each head": Wrong(
-        "gpt_scan", {}, repeated("weights-shuffled", "h.{}.attn.c_attn", 0, 1, 2),
+        "gpt_scan", {}, (("weights-shuffled", "attn.c_attn"),),
         given(("qkv/kernel", per_head), ("qkv/bias", per_head)),
     ),
     "llama: scales less one, as Gemma has": Wrong(
