@@ -25,7 +25,7 @@ class Finding:
     """One cause of a difference."""
 
     code: str  # one of CODES
-    layer: str  # by both names: `layer1.0.conv1 = ResNetBlock_0/Conv_0`
+    layer: str  # by both names: `layer1.0.conv1 = Block_0/Conv_0`, or `maxpool, before ` it
     certain: bool  # it alone, and nothing else that was tried, brings agreement back to rounding
     text: str  # what Flax does and what PyTorch does, with the values
     repair: str  # to paste into the port
