@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from jaxcnn.files import NamedArrays
 from parity.bounds import FLOAT64_BOUND, agrees
@@ -44,13 +45,14 @@ class Norm(NamedTuple):
 
 
 def norms(matched: Matched) -> dict[str, Norm]:
-    """List PyTorch's batch norms that are called once, by name."""
+    """List PyTorch's own norms with running statistics that are called once, by name."""
     nnx = matched.given.port.framework == "nnx"
     calls, found = matched.traces[0].calls, dict[str, Norm]()
     modules: list[tuple[str, Any]] = [*matched.given.torch_module.named_modules()]
     for name, module in modules:
         call = name.replace(".", "/")
-        if getattr(module, "running_var", None) is None or call not in calls or f"{call}#1" in calls:
+        known = isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.running_var is not None
+        if not known or call not in calls or f"{call}#1" in calls:
             continue
         x = next(iter(calls[call].inputs.values()))
         seen = matched.given.random.get(f"{name}.num_batches_tracked".lstrip("."), 0)

@@ -420,3 +420,22 @@ def test_other_statistics_are_unknown():
     (finding,) = statistic_findings(dict([layer]), start, {n: a * 2 for n, a in start.items()}, ours)
     assert (finding.code, finding.certain) == ("unknown", False)
     assert "4 of 4 channels" in finding.text
+
+
+class OwnNorm(torch.nn.Module):
+    """A batch norm that a user wrote: its momentum is nowhere to be read."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(4))
+        self.register_buffer("running_mean", torch.zeros(4))
+        self.register_buffer("running_var", torch.ones(4))
+
+    def forward(self, x):
+        return F.batch_norm(x, self.running_mean, self.running_var, None, self.bias, self.training)
+
+
+def test_a_norm_of_the_users_own_is_none_of_pytorchs():
+    module = torch.nn.Sequential(OwnNorm())
+    port = nn.BatchNorm(momentum=0.9, use_scale=False)
+    assert norms(Matched(Given(module, port, (floats(12, 4),)), None, None, chain.SGD, 1)) == {}
