@@ -2,9 +2,11 @@
 
 import argparse
 import importlib
+import inspect
 import json
 import sys
 import time
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -36,6 +38,7 @@ Exit status: 0; 1 if something diverges, with the first tensor that does; 2 for 
 def parser() -> cli.ArgumentParser:
     """Make the command line."""
     parser = cli.ArgumentParser("Compare JAX with PyTorch, tensor by tensor, training included.", EPILOG)
+    parser.prog = "python -m parity"
     parser.add_argument("weights", nargs="?", metavar="WEIGHTS", help="weights in any form (default: random ones)")
     cli.add_data_dir(parser)
     pair = parser.add_argument_group("a pair of your own")
@@ -97,6 +100,11 @@ def own_pair(arguments: argparse.Namespace) -> int:
     inputs = (*drawn, *(inputs if isinstance(inputs, tuple | list) else (inputs,)))
     settings: dict[str, Any] = {"steps": arguments.steps or 5, "say": lambda text: print(text, file=sys.stderr)}
     settings |= {"controls": True} if arguments.controls else {}
+    known = inspect.signature(checking.check).parameters
+    if unknown := [name for name in options if name not in known]:
+        raise UserError(
+            f"{unknown[0]!r} is no argument of parity.check", arguments.inputs, f"there are {', '.join(known)}"
+        )
     found = checking.check(call(arguments.torch), call(arguments.flax), *inputs, **settings, **options)
     print(found)
     if arguments.json:
@@ -107,17 +115,24 @@ def own_pair(arguments: argparse.Namespace) -> int:
 
 
 def call(where: str) -> Any:
-    """Call what `PKG.MOD:FUNCTION` names. UserError if there is no such thing; what it raises stays as it is."""
+    """Call what `PKG.MOD:FUNCTION` names. UserError if there is no such thing, or if it fails."""
     module, colon, name = where.partition(":")
     if not colon:
         raise UserError("no colon in it", where, "write PKG.MOD:FUNCTION")
     sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError) as problem:
-        raise UserError(
-            " ".join(str(problem).split()), where, "name a function that can be imported from here"
-        ) from problem
+    except UserError:
+        raise
+    except Exception as problem:
+        what, at = (
+            " ".join(f"{type(problem).__name__}: {problem}".split()),
+            traceback.extract_tb(problem.__traceback__)[-1],
+        )
+        todo = (
+            f"name a function without arguments that can be imported from here and called ({at.filename}:{at.lineno})"
+        )
+        raise UserError(f"it fails: {what:.300}", where, todo) from problem
 
 
 def own_network(arguments: argparse.Namespace) -> int:

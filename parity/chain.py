@@ -50,6 +50,13 @@ def evaluation(matched: Matched, precision: str) -> Iterator[Check]:
         yield from compare(pair, weights, "outputs", *other, case=name, **bound)
 
 
+def untied(matched: Matched) -> Iterator[Check]:
+    """Say which arrays Flax has several of, where PyTorch has one: they can be compared in no link."""
+    for name, ours in matched.untied.items():
+        note = f"Flax has {len(ours)} arrays for it: {', '.join(ours)}"
+        yield Check("float64", "weights", name, float("inf"), 0.0, note=note)
+
+
 def _split(matched: Matched, passes: list[Pass], link: str) -> tuple[NamedArrays, list[NamedArrays]]:
     """Give the arrays of a link on both sides; our own projection of the outputs says nothing new."""
     ours, *others = ({n: a for n, a in getattr(one, link).items() if matched.loss or n != "loss"} for one in passes)
@@ -133,10 +140,16 @@ def notes(matched: Matched) -> Iterator[str]:
             more = f" and {len(some) - 3} more" if len(some) > 3 else ""
             yield f"modules of {side} without a counterpart: {', '.join(some[:3])}{more}"
     for entry in matched.names.outputs:
+        if entry.torch != entry.flax:
+            yield f"PyTorch's {entry.torch} was compared with Flax's {entry.flax}"
         if (axes := entry.axes.split(" -> "))[0] != axes[1]:
             yield f"{entry.torch}: PyTorch's axes {axes[0]} are {axes[1]} in Flax"
     for path in dict.fromkeys(matched.unshared):
         yield f"PyTorch's {path or 'module'} draws random numbers that are no dropout's: Flax cannot be given the same"
+    fixed = [name for name, p in matched.given.torch_module.named_parameters() if not p.requires_grad]
+    if fixed:
+        more = f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
+        yield f"PyTorch does not train {', '.join(fixed[:3])}{more}: their gradients and steps were not compared"
     if frozen := matched.given.modes:
         yield f"PyTorch's {', '.join(frozen[:3])} came in another mode than the rest; all was evaluated and trained"
     for name in matched.held:

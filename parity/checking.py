@@ -57,8 +57,8 @@ def check(
     given = Given(torch_module, flax_module, inputs, flax_inputs, torch_kwargs, flax_kwargs)
     say("matching the layers ...")
     matched = Matched(given, table, loss, optimizer or chain.SGD, steps)
-    checks, feeding, drawn, findings = list[Check](), None, None, tuple[Finding, ...]()
-    for one in precision:
+    checks, feeding, drawn, findings = [*chain.untied(matched)], None, None, tuple[Finding, ...]()
+    for one in () if matched.untied else precision:
         say(f"comparing in {one} ...")
         with jax.enable_x64(one == "float64"), torch.enable_grad():
             checks += chain.evaluation(matched, one)
@@ -75,8 +75,13 @@ def check(
         checks += initial_checks(drawn)
     if not all(check.passed for check in checks):
         say("looking for the cause ...")
-        findings = diagnose(matched, feeding, checks, variables, initial, drawn, say)
+        try:
+            findings = diagnose(matched, feeding, checks, variables, initial, drawn, say)
+        except Exception as problem:  # it runs the user's module in ways that nobody foresaw; the report stands without
+            text = f"the search for the cause failed ({type(problem).__name__}: {problem})"
+            findings = (Finding("unknown", given.name, False, " ".join(text.split()), ""),)
     notes, made = tuple(chain.notes(matched)), tuple[Tried, ...]()
+    notes += ("nothing was compared: first let Flax share what PyTorch shares",) if matched.untied else ()
     if controls and (why := _untried(checks)):
         notes = (*notes, f"no mistakes were made on purpose: {why}")
     elif controls:
@@ -107,7 +112,9 @@ def _check_arguments(table: Any, loss: Any, optimizer: Any, initial: Any, steps:
             kinds = {"optimizer": ", a function from parameters to an optimizer and an optax one",
                      "initial": ", functions of a seed that make the modules"}  # fmt: skip
             todo = pair + kinds.get(name, "")
-            raise UserError(f"{name}= is {type(value).__name__}", "parity.check", f"give {todo}")
+            many = isinstance(value, tuple | list)
+            what = f"({', '.join(type(one).__name__ for one in value)})" if many else type(value).__name__
+            raise UserError(f"{name}= is {what}", "parity.check", f"give {todo}")
     if table is not None and not isinstance(table, Table):
         raise UserError(f"table= is {type(table).__name__}", "parity.check", "give a parity.Table")
     if steps < 1:

@@ -12,6 +12,7 @@ from parity.bounds import EPSILON, LINKS, Check
 Result = dict[str, Any]
 
 JAX, PYTORCH, BOUND = "#4477aa", "#999999", "#cc6677"
+LETTERS = 36  # of a layer's name
 NAMED = 40  # layers: of more, those that are wrong
 
 
@@ -30,7 +31,7 @@ def drift(checks: Sequence[Check]) -> dict[str, list[Result]]:
 def figure(checks: Sequence[Check], marks: Mapping[str, str] | None = None) -> Figure:
     """Draw the errors of each link against their bounds, in each precision, and how training drifts apart.
 
-    marks: the layers that are wrong, and the code of the cause; each layer's error is drawn then.
+    marks: the layers, or inputs of layers, that are wrong, and the code of the cause; each layer's error is drawn then.
     """
     halves = [half for half in ("float64", "float32") if any(c.precision == half for c in checks)]
     tracks = drift(checks)  # of all parameters and momentum buffers
@@ -58,20 +59,32 @@ def _layers(axes: Axes, checks: Sequence[Check], marks: Mapping[str, str]) -> No
     """Draw each layer's error, fed with PyTorch's input, in order of execution, with the cause where it is wrong."""
     finite = [c.error for c in checks if 0 < c.error < math.inf]
     bottom, top = 0.1 * min(finite, default=EPSILON), 10 * max([*finite, 1.0])
-    errors = [min(c.error, top / 10) or bottom for c in checks]
+    errors = [min(c.error, top / 10) or bottom for c in checks]  # what is equal has no logarithm
     places = range(len(checks))
     axes.vlines(places, bottom, errors, color=PYTORCH, linewidth=1)
-    axes.plot(places, errors, ".", color=JAX, markersize=5, label="JAX against PyTorch in float64, each layer alone")
+    for equal, marker, label in (
+        (False, ".", "JAX against PyTorch in float64, each layer alone"),
+        (True, "v", "exactly equal"),
+    ):
+        shown = [(x, y) for x, y, c in zip(places, errors, checks, strict=True) if (c.error == 0) == equal]
+        axes.plot(*zip(*shown, strict=True), marker, color=JAX, markersize=5, label=label) if shown else None
     axes.step(places, [c.bound for c in checks], where="mid", color=BOUND, linewidth=1, label="bound")
-    layers = [c.tensor.removeprefix("input of ") for c in checks]
-    for x, check, layer in zip(places, checks, layers, strict=True):
-        if layer in marks and not check.passed:
+    for x, check in enumerate(checks):
+        if check.tensor in marks and not check.passed:
             axes.plot(x, errors[x], "o", color=BOUND, markersize=9, markerfacecolor="none")
-            axes.annotate(marks[layer], (x, errors[x]), (0, 7), textcoords="offset points", ha="center", fontsize=8)
-    named = [i for i, layer in enumerate(layers) if len(layers) <= NAMED or not checks[i].passed]
-    axes.set_xticks(named, [checks[i].tensor.partition(" = ")[0] for i in named], rotation=40, ha="right", fontsize=7)
+            axes.annotate(
+                marks[check.tensor], (x, errors[x]), (0, 7), textcoords="offset points", ha="center", fontsize=8
+            )
+    named = [i for i, check in enumerate(checks) if len(checks) <= NAMED or not check.passed]
+    labels = [shortened(checks[i].tensor.partition(" = ")[0]) for i in named]
+    axes.set_xticks(named, labels, rotation=40, ha="right", fontsize=7)
     axes.set(ylim=(bottom / 3, 10 * top), ylabel="float64: error of\neach layer alone")
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def shortened(name: str) -> str:
+    """Leave out the middle of a long name."""
+    return name if len(name) <= LETTERS else f"{name[: LETTERS // 3]} … {name[-LETTERS // 2 :]}"
 
 
 def _drift(axes: Axes, tracks: dict[str, list[Result]], bound: float) -> None:

@@ -75,7 +75,8 @@ def _inputs(matched: Matched) -> Iterator[Control]:
         axis = max(axis for axis, size in enumerate(array.shape) if size > 1)
         image = array.ndim in (4, 5) and axis == array.ndim - 1
         name = "channels of the input reversed" if image else f"input {i} reversed along axis {axis}"
-        yield Control(name, ("activations", "", ""), mistakes.one_input(i, partial(jnp.flip, axis=axis)))
+        link = "activations" if matched.names.activations else "outputs"
+        yield Control(name, (link, "", ""), mistakes.one_input(i, partial(jnp.flip, axis=axis)))
 
 
 def _axes(matched: Matched, found: dict[str, Layer]) -> Iterator[Control]:

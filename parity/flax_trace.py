@@ -85,7 +85,8 @@ class _Watch:
 
     def linen(self, call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
-        self.set_dtype(module)
+        for one in (module, *(part for part in vars(module).values() if isinstance(part, nn.Module))):
+            self.set_dtype(one)  # a loop asks its cell for a first state before it calls it
         if self.loops and self.loops[-1].pop("starts", False):
             _same_counters(module.scope.rng_counters, self.loops[-1])
         outer = next((path for path, frame, _ in reversed(self.frames) if not isinstance(frame, nn.Module)), "")

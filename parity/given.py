@@ -40,6 +40,8 @@ class Given:
         self.flax_inputs = tuple(map(channels_last, self.inputs)) if flax_inputs is None else tuple(flax_inputs)
         if any(0 in leaf.shape for _, leaf in leaves([*self.inputs])):
             raise UserError("an input has no elements", type(torch_module).__name__, "give a batch of two or more")
+        if any(np.isnan(as_numpy(leaf)).any() for _, leaf in leaves([*self.inputs])):
+            raise UserError("an input holds NaN", type(torch_module).__name__, "give numbers")
         self.torch_kwargs, self.flax_kwargs = dict(torch_kwargs or {}), dict(flax_kwargs or {})
         half = [name for name, t in torch_module.state_dict().items() if t.dtype in (torch.float16, torch.bfloat16)]
         if half:
@@ -58,6 +60,9 @@ class Given:
             name: t.detach().numpy().copy() for name, t in self.torch_module.state_dict().items()
         }
         self.parameters = [name for name, _ in self.torch_module.named_parameters()]
+        for name in self.parameters:
+            if not np.isfinite(self.state[name]).all():
+                raise UserError(f"{name} holds NaN or infinity", self.name, "give finite weights")
         self.port = port_of(flax_module, self.cast_flax("float32"), self.flax_kwargs)
         self.modules = {name: copy.deepcopy(self.torch_module).to(dtype) for name, dtype in
                         (("float64", torch.float64), ("float32", torch.float32))}  # fmt: skip

@@ -24,7 +24,7 @@ from parity.proposal import proposal
 from parity.rules import Piece, ways
 from parity.table import Entry, Table
 
-LARGE = 8.0  # times what is drawn of scales and biases: values then exceed what functions are cut off at
+LARGE = 8.0, 20.0  # times what is drawn of scales and biases, and of the first kernel: so values exceed any cut-off
 
 
 class Trained(NamedTuple):
@@ -71,6 +71,16 @@ class Matched:
             self.pairs = match_calls([*self.layers_matched.items()], self.table, trace, seen)
             self.names = self.find_names(trace, seen, theirs, ours)
 
+    @cached_property
+    def untied(self) -> dict[str, list[str]]:
+        """Name PyTorch's arrays that Flax has several of: it does not share what PyTorch's layers share."""
+        ours = dict[str, list[str]]()
+        for entry in self.table.expanded:
+            (theirs, stacked), (flax, fused) = entry.names("torch"), entry.names("flax")
+            if not (stacked or fused or entry.adds):
+                ours.setdefault(theirs[0], []).append(flax[0])
+        return {name: several for name, several in ours.items() if len({*several}) > 1}
+
     def table_variables(self) -> Any:
         """Make Flax's variables of the random state. UserError if the table does not fit."""
         where = f"{self.given.name} and {self.given.flax_name}"
@@ -79,6 +89,10 @@ class Matched:
             made, shapes = flat_names(self.table.to_flax(self.given.random)), self.given.shapes
         except (KeyError, ValueError) as problem:
             raise UserError(f"the table does not fit: {problem}", where, todo) from problem
+        if not (self.given.state or self.given.shapes):
+            raise UserError(
+                "neither module has parameters", where, "compare their outputs: there is nothing to carry over"
+            )
         if not made:
             raise UserError("the modules cannot be matched: no layer of one is a layer of the other", where, todo)
         for name, value in made.items():
@@ -196,8 +210,11 @@ class Matched:
     @cached_property
     def cases(self) -> dict[str, NamedArrays]:
         """Name other weights that outputs are compared with: the module's own, and so large that all is exceeded."""
-        large = {n: a * LARGE if a.ndim == 1 and a.dtype.kind == "f" and n in self.given.parameters else a
-                 for n, a in self.given.random.items()}  # fmt: skip
+        random, tied = self.given.random, self.given.tied
+        floats = [name for name in self.given.parameters if random[name].dtype.kind == "f"]
+        factors = dict.fromkeys([name for name in floats if random[name].ndim == 1], LARGE[0])
+        factors |= dict.fromkeys([name for name in floats if random[name].ndim > 1][:1], LARGE[1])
+        large = {name: array * factors.get(tied.get(name, name), 1) for name, array in random.items()}
         return {"own weights": self.given.state, "large weights": large}
 
     def on(self, weights: NamedArrays) -> "Matched":

@@ -124,9 +124,12 @@ class Report:
 
     def drawn(self) -> Figure:
         """Draw all errors against their bounds, the layers that are wrong marked with the cause."""
-        return figure(
-            self.checks, {finding.layer.rpartition(", before ")[2]: finding.code for finding in self.diagnosis}
-        )
+        marks = {}
+        for finding in self.diagnosis:
+            inner, _, layer = finding.layer.rpartition(", before ")
+            between = inner or finding.text.startswith("before it, ")
+            marks[f"input of {layer}" if between else layer] = finding.code
+        return figure(self.checks, marks)
 
 
 def told(findings: Sequence[Finding]) -> Iterator[str]:

@@ -33,7 +33,7 @@ def commands(text):
 
 
 def help_texts():
-    return [module(name).parser().format_help().replace("usage: ", "") for name in (*NAMES, "parity")]
+    return [module(name).parser().format_help().partition("\n\n")[2] for name in (*NAMES, "parity")]  # without usage
 
 
 def test_every_command_in_the_documents_and_in_the_help_is_one():

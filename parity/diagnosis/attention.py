@@ -24,7 +24,7 @@ def fused(op: Op, place: Place) -> Causes:
     width, rows, columns = q.shape[-1], q.shape[-2], k.shape[-2]
     scale = a.get("scale") or width**-0.5
     own = "causal" if a.get("is_causal") else "a mask" if a.get("attn_mask") is not None else "none"
-    text = f"Flax scales queries times keys by {{x:.6g}}, PyTorch by {scale:.6g}"
+    text = f"Flax scales queries times keys by {{x:.9g}}, PyTorch by {scale:.6g}"
     if a.get("scale") is None:
         text += f", 1 / sqrt({width})"
     repair = f"q * {scale:.6g}" if a.get("scale") else "q / jnp.sqrt(q.shape[-1])"

@@ -134,6 +134,9 @@ def _shuffled(one: Variable) -> Iterator[Cause]:
 def _unknown(one: Variable) -> Iterator[Cause]:
     """Say how it differs; one that has nothing in common with PyTorch's was, perhaps, never carried."""
     given, made = one.given, one.made
+    if not np.isfinite(given).all():
+        yield Cause("unknown", "it holds NaN or infinity", ALL, False)
+        return
     if given.shape != made.shape:
         text = f"it has shape {list(given.shape)}, where {list(made.shape)} is right"
         yield Cause("unknown", text, conversion(one.whole), False)

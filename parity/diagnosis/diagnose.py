@@ -1,6 +1,6 @@
 """The diagnosis of a pair that differs: all findings, in the order of the chain."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,8 @@ def diagnose(
     """Say why a pair differs. Nothing if it does not."""
     failed = [c for c in checks if not c.passed]
     links = {c.link for c in failed if c.precision == "float64"}
+    if matched.untied:
+        return tuple(untied_findings(matched))
     found: list[Finding] = list(always_on(matched.drawn_in_evaluation, matched.pairs))
     if feeding is not None and links & {*NETWORK, "weights"}:
         with jax.enable_x64(True):
@@ -59,6 +61,13 @@ def diagnose(
         first = failed[0]
         found.append(Finding("unknown", first.tensor, False, f"{first.link} differ, and nothing before: {first}", ""))
     return tuple(dict.fromkeys(found))
+
+
+def untied_findings(matched: Matched) -> Iterator[Finding]:
+    """Say which layers of PyTorch share an array that Flax has several of."""
+    for name, ours in matched.untied.items():
+        text = f"PyTorch's layers share it, Flax has an array for each: {', '.join(ours)}"
+        yield Finding("layer-twice", name, True, text, "call one module twice; embed.attend(x) for a tied head")
 
 
 def network_findings(

@@ -19,6 +19,7 @@ FUNCTIONS: dict[str, Function] = {
     "relu6": F.relu6,
     "leaky_relu": F.leaky_relu,
     "elu": F.elu,
+    "celu": F.celu,
     "selu": F.selu,
     "silu": F.silu,
     "hard_silu": F.hardswish,
@@ -30,9 +31,10 @@ FUNCTIONS: dict[str, Function] = {
     "tanh": torch.tanh,
 }
 NAMES = {"hardswish": "hard_silu", "hardsigmoid": "hard_sigmoid", "hardtanh": "hard_tanh"}
-NUMBERS = {"leaky_relu": ("negative_slope", "negative_slope"), "elu": ("alpha", "alpha"), "softplus": ("beta", "beta")}
-ACTIVATIONS = ("gelu", "relu", "leaky_relu", "elu", "silu", "hardswish", "mish", "softplus", "sigmoid", "hardsigmoid",
-               "hardtanh", "tanh", "_prelu_kernel", "threshold")  # fmt: skip
+NUMBERS = {"leaky_relu": ("negative_slope", "negative_slope"), "elu": ("alpha", "alpha"), "celu": ("alpha", "alpha"),
+           "softplus": ("beta", "beta")}  # fmt: skip
+ACTIVATIONS = ("gelu", "relu", "leaky_relu", "elu", "celu", "silu", "hardswish", "mish", "softplus", "sigmoid",
+               "hardsigmoid", "hardtanh", "tanh", "_prelu_kernel", "threshold")  # fmt: skip
 EPSILONS = (1e-5, 1e-3)  # where the search begins: smaller ones are found from there
 
 
@@ -44,12 +46,18 @@ def written(op: Op, nn: str) -> tuple[str, str]:
         return f"gelu(approximate={tanh})", f"{nn}.gelu(x, approximate={tanh})"
     if op.kind == "hardtanh" and (a.get("min_val", -1), a.get("max_val", 1)) == (0, 6):
         return "relu6", f"{nn}.relu6(x)"
+    if op.kind == "hardtanh" and (limits := (a.get("min_val", -1), a.get("max_val", 1))) != (-1, 1):
+        return f"clip({limits[0]:g}, {limits[1]:g})", f"jnp.clip(x, {limits[0]:g}, {limits[1]:g})"
     if op.kind == "elu" and a.get("scale", 1) != 1:
         return "selu", f"{nn}.selu(x)"
     if op.kind == "leaky_relu":
         return name, f"{nn}.leaky_relu(x, negative_slope={a.get('negative_slope', 0.01):g})"
-    if op.kind == "elu":
-        return name, f"{nn}.elu(x, alpha={a.get('alpha', 1.0):g})"
+    if op.kind in ("elu", "celu"):
+        return name, f"{nn}.{name}(x, alpha={a.get('alpha', 1.0):g})"
+    if op.kind == "threshold":
+        return name, f"jnp.where(x > {a['threshold']:g}, x, {a['value']:g})"
+    if op.kind == "mish":
+        return name, "jax.nn.mish(x)"
     if op.kind == "softplus" and a.get("beta", 1) != 1:
         return name, f"{nn}.softplus({a['beta']} * x) / {a['beta']}"
     return name, f"{nn}.{name}(x)"
@@ -73,6 +81,9 @@ def activation(op: Op, place: Place) -> Causes:
         swish = lambda x: edited(op, lambda now: now.input * torch.sigmoid(x * now.input))  # noqa: E731
         text = "Flax applies x * sigmoid({x:g} * x), PyTorch silu, x * sigmoid(x)"
         yield Cause("activation-variant", text, repair, swish, (1.5,))
+    if op.kind == "elu" and name == "elu":
+        celu = lambda x: edited(op, lambda now: F.celu(now.input, x))  # noqa: E731
+        yield Cause("activation-variant", f"Flax applies celu with alpha {{x:g}}, PyTorch {name}", repair, celu, (1.5,))
     if op.kind == "relu":
         slope = lambda x: edited(op, lambda now: F.leaky_relu(now.input, x))  # noqa: E731
         yield Cause("activation", "Flax applies leaky_relu with slope {x:g}, PyTorch relu", repair, slope, (0.1,))

@@ -175,11 +175,12 @@ def padded(op: Op, place: Place) -> Causes:
             yield Cause("padding", f"Flax pads by {even}, PyTorch by {pad}", repair, altered(op, pad=even))
         return
     pad = list(op.args["padding"])
+    repair = f'jnp.pad(x, ..., mode="{"reflect" if op.kind.startswith("reflection") else "edge"}")'
     change = edited(op, lambda now: F.pad(now.input, pad))
-    yield Cause("padding", f"Flax pads with zeros, PyTorch by {op.kind}", "padding='REFLECT' of jnp.pad", change)
+    yield Cause("padding", f"Flax pads with zeros, PyTorch by {op.kind}", repair, change)
     for mode in MODES:
         change = edited(op, lambda now, mode=mode: F.pad(now.input, pad, mode))
-        yield Cause("padding", f"Flax pads by {mode}, PyTorch by {op.kind}", "padding='REFLECT' of jnp.pad", change)
+        yield Cause("padding", f"Flax pads by {mode}, PyTorch by {op.kind}", repair, change)
 
 
 def pooling(op: Op, place: Place) -> Causes:

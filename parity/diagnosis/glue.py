@@ -71,10 +71,17 @@ def _another_part(op: Op, place: Place) -> Causes:
     repair = words(op)
     for name, value in [*alike.items()][::-1][:NEAREST]:
         for part in ("self", "other"):
-            if not torch.equal(value, op.args[part]):
+            if not _multiple(value, op.args[part]):  # or it is the factor that is missing
                 text = f"Flax adds {name.replace('/', '.')} instead of what PyTorch adds"
                 yield Cause("residual-order", text, repair, edited(
                     op, lambda now, p=part, v=value: now.compute(**{p: v})))  # fmt: skip
+
+
+def _multiple(value: torch.Tensor, part: torch.Tensor) -> bool:
+    """Tell if an array is a multiple of another."""
+    value, part = value.detach(), part.detach()
+    square = float((value * value).sum())
+    return square > 0 and torch.allclose(value * (float((value * part).sum()) / square), part, rtol=1e-9, atol=1e-12)
 
 
 def _another_order(op: Op, place: Place) -> Causes:
@@ -97,9 +104,10 @@ def product(op: Op, place: Place) -> Causes:
     if isinstance(number, torch.Tensor) and number.numel() == 1:
         number = float(number)
     if not isinstance(number, torch.Tensor):
+        verb += " attention's scores" if code == "attention-scale" else ""
         yield Cause(code, f"Flax {verb} by nothing, PyTorch by {number:.6g}", f"x {sign} {number:.6g}", skipped(op))
         change = lambda x: edited(op, lambda now: now.input * x if op.kind == "mul" else now.input / x)  # noqa: E731
-        yield Cause(code, f"Flax {verb} by {{x:.6g}}, PyTorch by {number:.6g}", f"x {sign} {number:.6g}", change,
+        yield Cause(code, f"Flax {verb} by {{x:.9g}}, PyTorch by {number:.6g}", f"x {sign} {number:.6g}", change,
                     (float(number), 1.0))  # fmt: skip
         return
     for name in ("self", "other"):

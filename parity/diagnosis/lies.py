@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+SIGMAS = 5.0  # standard deviations of a sum of errors of random signs
 SINGLE = 1e-6  # errors below are of float32's rounding
 
 
@@ -43,6 +44,15 @@ def how_it_lies(ours: np.ndarray, truth: np.ndarray | None, axes: Sequence[str] 
             if (np.diff(size) > 0).all() and size[-1] > 2 * size[0]:
                 words.append(f"growing with the {name}")
     return "; ".join(words)
+
+
+def noisy(ours: np.ndarray, truth: np.ndarray) -> bool:
+    """Tell if an error looks like rounding: its mean is 0, and it does not follow the values."""
+    wrong, values = (ours - truth).ravel(), truth.ravel() - truth.mean()
+    size, spread = np.linalg.norm(wrong), np.linalg.norm(values)
+    if not size or not spread:
+        return False
+    return bool(abs(wrong.sum()) < SIGMAS * size and abs(wrong @ values) * np.sqrt(wrong.size) < SIGMAS * size * spread)
 
 
 def _axes(ndim: int) -> list[tuple[int, str]]:

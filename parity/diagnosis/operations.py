@@ -89,10 +89,10 @@ def inserted(source: Source, tape: Tape, place: Place, first: bool) -> Causes:
 
     after = where(source)
     code = "attention-scale" if place.attention else "input-scale" if preprocessing else "scale"
-    yield Cause(code, f"Flax multiplies {after} by {{x:.6g}}, PyTorch does not", "leave the factor out",
+    yield Cause(code, f"Flax multiplies {after} by {{x:.9g}}, PyTorch does not", "leave the factor out",
                 lambda x: then(lambda t: t * x), (1.0,))  # fmt: skip
     if preprocessing:
-        yield Cause("input-scale", "Flax adds {x:.6g} to the input, PyTorch does not", "leave it out",
+        yield Cause("input-scale", "Flax adds {x:.9g} to the input, PyTorch does not", "leave it out",
                     lambda x: then(lambda t: t + x), (0.0,))  # fmt: skip
     axes = range(1, held.ndim)
     for axis in axes:
@@ -145,7 +145,7 @@ def added(source: Source, tape: Tape, place: Place) -> Causes:
         return
     order = {key: i for i, key in enumerate(tape.ops)}
     limit = order[source] if isinstance(source, tuple) else len(order)
-    known: dict[Source, Any] = {**tape.held, **{k: op.outputs[0] for k, op in place.ops.items() if order[k] <= limit}}
+    known: dict[Source, Any] = {**place.held, **{k: op.outputs[0] for k, op in place.ops.items() if order[k] <= limit}}
     alike = {s: t for s, t in known.items() if isinstance(t, torch.Tensor)
              and t.shape == held.shape and t.is_floating_point()}  # fmt: skip
     for other, tensor in [*alike.items()][::-1][:NEAREST]:

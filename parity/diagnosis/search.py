@@ -11,12 +11,13 @@ from parity.bounds import FLOAT64_BOUND, error
 from parity.diagnosis import attention, operations, rotary
 from parity.diagnosis.cause import Cause, Place
 from parity.diagnosis.finding import Finding
-from parity.diagnosis.lies import how_it_lies
+from parity.diagnosis.lies import how_it_lies, noisy
 from parity.diagnosis.operations import BY_KIND
 from parity.diagnosis.seen import Seen, seen
 from parity.diagnosis.solve import solve
 from parity.diagnosis.tape import NOTHING, SLOW, Change, Op, Source, Tape
 from parity.fed import Feeding
+from parity.guided import layer_of
 from parity.matched import Matched
 from parity.table import Entry
 
@@ -102,6 +103,8 @@ class Search:
         if isinstance(cause.change, Change):
             tensor = value(cause.change)
             return Hit(cause, cause.change, cause.text) if tensor is not None and one.agrees(tensor) else None
+        if one.array.dtype.kind != "f":
+            return None
         made, start = cause.change, cause.starts[0]
         tensor = value(made(start))
         for entry in one.layouts(tuple(tensor.shape)) if tensor is not None else ():
@@ -111,7 +114,8 @@ class Search:
                 return None if tensor is None else entry.carry(tensor.numpy(), "flax")
 
             x = solve(function, one.array, cause.starts, FLOAT64_BOUND)
-            if x is not None and (abs(x) > ROUNDED**4 or "scale" not in cause.code):  # a factor of 0 adds nothing
+            x = 0.0 if x is not None and abs(x) < ROUNDED**4 else x
+            if x or (x == 0 and "scale" not in cause.code):  # a factor of 0 adds nothing
                 return Hit(cause, made(x), cause.text.format(x=x))
         return None
 
@@ -259,10 +263,13 @@ class Search:
             finding = Finding(hit.cause.code, layer, len(hits) == 1 and not lost, text, repair)
             self.findings += [finding] if finding not in self.findings else []
         if not hits:
-            right = next(one.carried(tensor), None)
-            rounded = right is not None and error(one.array, right) < ROUNDED
+            right = next((np.asarray(array, np.float64) for array in one.carried(tensor)), None)
+            array = np.asarray(one.array, np.float64)
+            rounded = right is not None and error(array, right) < ROUNDED and noisy(array, right)
             repair = "leave out casts" if rounded else "compare this layer by hand: nothing that is known explains it"
-            text = between + how_it_lies(one.array, right)
+            text = between + how_it_lies(array, right)
+            if extra := dict.fromkeys(layer_of(name) for name in self.matched.rest):
+                text += f"; Flax has {', '.join(extra)}, PyTorch has no such layer"
             self.findings.append(Finding("precision" if rounded else "unknown", one.name, False, text, repair))
 
 

@@ -1,6 +1,7 @@
 """What `check` does to what it is given: nothing; what it says of bad input; its report."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import torch
 from flax import nnx
 
 import parity
+import parity.__main__ as command
 from jaxcnn import UserError
 from tests.conftest import ROOT
 from tests.parity.pairs import EXAMPLES
@@ -159,6 +161,11 @@ def test_a_flax_module_whose_call_fails_in_training_only():
     assert "Flax's own words: Raising" in words_of(Tiny(), Raising(True), VECTORS)
 
 
+class Twice(nn.Module):
+    def __call__(self, x):
+        return 2 * x
+
+
 class Wide(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -166,6 +173,18 @@ class Wide(nn.Module):
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [(Tiny, Wide), (Scale, FlaxTiny)])
+def test_modules_without_parameters():
+    text = words_of(Scale(), Twice(), VECTORS)
+    assert text.startswith("neither module has parameters: Scale and Twice")
+
+
+def test_weights_and_inputs_that_are_no_numbers():
+    module = Tiny()
+    module.two.weight.data[0, 0] = float("inf")
+    assert words_of(module, FlaxTiny(), VECTORS).startswith("two.weight holds NaN or infinity: Tiny; ")
+    assert words_of(Tiny(), FlaxTiny(), VECTORS * np.nan).startswith("an input holds NaN: Tiny; ")
+
+
 def test_modules_of_which_no_layer_has_a_counterpart(theirs, ours):
     text = words_of(theirs(), ours(), VECTORS)
     assert "the modules cannot be matched" in text
@@ -289,3 +308,25 @@ def test_a_figure_of_what_differs_and_of_one_precision_is_written(wrong, tmp_pat
 def test_a_figure_without_training_is_written(tmp_path):
     tiny(train=False).figure(tmp_path / "f.png")
     assert (tmp_path / "f.png").exists()
+
+
+def broken():
+    raise ValueError("no such\nfile")
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("tests.parity.test_arguments", "no colon in it"),
+        ("tests.parity.nowhere:build", "No module named 'tests.parity.nowhere'"),
+        ("tests.parity.test_arguments:nobody", "has no attribute 'nobody'"),
+        ("tests.parity.test_arguments:broken", "it fails: ValueError: no such file"),
+        ("tests.parity.test_arguments:words_of", "missing 2 required positional arguments"),
+    ],
+)
+def test_a_builder_that_cannot_be_called_is_one_line(where, words, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        command.call(where)
+    assert where in str(caught.value)
+    assert "\n" not in str(caught.value)

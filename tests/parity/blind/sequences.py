@@ -221,7 +221,7 @@ class TorchCounter(torch.nn.Module):
 class Counter(nn.Module):
     @nn.compact
     def __call__(self, x):
-        x = nn.RNN(nn.GRUCell(6, param_dtype=x.dtype, name="cell"))(x)
+        x = nn.RNN(nn.GRUCell(6, name="cell"))(x)
         x = nn.LayerNorm(epsilon=1e-5, name="norm")(x.mean(1))
         x = x + nn.selu(nn.Dense(6, name="fc1")(x))
         return nn.Dense(2, name="fc2")(x)

@@ -45,7 +45,11 @@ def matched_pair(example):
 
 def findings(wrong, example):
     """What the diagnosis says: of a port that differs in evaluation, without compiling anything."""
-    if not wrong.options and not {code for code, _ in wrong.findings} & IN_TRAINING:
+    if (
+        not wrong.options
+        and "variables" not in example.options
+        and not {code for code, _ in wrong.findings} & IN_TRAINING
+    ):
         with jax.enable_x64(True):
             matched = matched_pair(example)
             if found := Search(matched, feed(matched)).run():

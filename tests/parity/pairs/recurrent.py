@@ -32,8 +32,7 @@ class LSTMClassifier(nn.Module):
     @nn.compact
     def __call__(self, tokens, *, deterministic: bool = True):
         x = nn.Embed(self.vocabulary, self.embedding)(tokens)
-        # The carry starts in the parameters' type, so this has to be that of the embedding.
-        x = nn.RNN(nn.OptimizedLSTMCell(self.hidden, param_dtype=x.dtype))(x)
+        x = nn.RNN(nn.OptimizedLSTMCell(self.hidden))(x)
         x = nn.Dropout(self.dropout, deterministic=deterministic)(x[:, -1])
         return nn.Dense(self.classes)(x)
 
@@ -60,8 +59,8 @@ class Tagger(nn.Module):
     @nn.compact
     def __call__(self, x):
         for _ in range(2):
-            forward = nn.RNN(nn.OptimizedLSTMCell(self.hidden, param_dtype=x.dtype))
-            backward = nn.RNN(nn.OptimizedLSTMCell(self.hidden, param_dtype=x.dtype))
+            forward = nn.RNN(nn.OptimizedLSTMCell(self.hidden))
+            backward = nn.RNN(nn.OptimizedLSTMCell(self.hidden))
             x = nn.Bidirectional(forward, backward)(x)
         x = nn.Dropout(self.dropout, deterministic=not self.train)(x)
         return nn.Dense(self.tags)(x)
