@@ -14,7 +14,7 @@ from parity.diagnosis.modes import always_on, draw_findings, precision_findings
 from parity.diagnosis.optimizers import optimizer_findings
 from parity.diagnosis.search import Search
 from parity.diagnosis.statistics import norms, statistic_findings
-from parity.diagnosis.weights import table_findings, weight_findings
+from parity.diagnosis.weights import STRANGE, table_findings, weight_findings
 from parity.fed import Feeding, feed
 from parity.initial import Drawn
 from parity.matched import Matched
@@ -41,7 +41,9 @@ def diagnose(
     if feeding is not None and links & {*NETWORK, "weights"}:
         with jax.enable_x64(True):
             found += table_findings(matched) or network_findings(matched, feeding, failed, say)
-            found += weight_findings(matched, variables) if variables is not None else []
+            weights = weight_findings(matched, variables) if variables is not None else []
+            absent = any(one.code == "layer-missing" for one in found)  # then its weights are no mistake of their own
+            found += [one for one in weights if not (absent and one.text == STRANGE)]
     if matched.loss and any(c.tensor == "loss" for c in failed):
         found += loss_findings(matched.loss, *same_output(matched))
     if "masks" in links:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SIGMAS = 5.0  # standard deviations of a sum of errors of random signs
+SIGMAS = 4.0  # standard deviations of a sum of errors of random signs
 SINGLE = 1e-6  # errors below are of float32's rounding
 
 
@@ -47,12 +47,11 @@ def how_it_lies(ours: np.ndarray, truth: np.ndarray | None, axes: Sequence[str] 
 
 
 def noisy(ours: np.ndarray, truth: np.ndarray) -> bool:
-    """Tell if an error looks like rounding: its mean is 0, and it does not follow the values."""
-    wrong, values = (ours - truth).ravel(), truth.ravel() - truth.mean()
-    size, spread = np.linalg.norm(wrong), np.linalg.norm(values)
-    if not size or not spread:
-        return False
-    return bool(abs(wrong.sum()) < SIGMAS * size and abs(wrong @ values) * np.sqrt(wrong.size) < SIGMAS * size * spread)
+    """Tell if an error looks like rounding: over the rows its mean is 0, and it does not follow the values."""
+    rows = (-1, truth.shape[-1] if truth.ndim > 1 else 1)
+    wrong, values = (ours - truth).reshape(rows), (truth - truth.mean()).reshape(rows)
+    means = np.stack([wrong.mean(axis=1), (wrong * values).mean(axis=1)])
+    return bool((np.abs(means.sum(axis=1)) <= SIGMAS * np.linalg.norm(means, axis=1)).all())
 
 
 def _axes(ndim: int) -> list[tuple[int, str]]:

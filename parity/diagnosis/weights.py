@@ -16,6 +16,8 @@ from parity.matched import Matched
 from parity.pair import label
 from parity.table import Table
 
+STRANGE = "Flax has no such variable"
+
 
 def weight_findings(matched: Matched, variables: Any) -> list[Finding]:
     """Say what was done to each of the user's variables that is not what the table makes of PyTorch's."""
@@ -27,8 +29,9 @@ def weight_findings(matched: Matched, variables: Any) -> list[Finding]:
     made = {n: a for n, a in flat_names(matched.proven.to_flax(state)).items() if n not in doubted}
     found = [*_explained(matched, matched.proven, sure, made)]
     strange = [name for name in flat if name not in shapes]
-    text = "Flax has no such variable"
-    return found + [Finding("unknown", name, False, text, "leave it out, or give it Flax's name") for name in strange]
+    return found + [
+        Finding("unknown", name, False, STRANGE, "leave it out, or give it Flax's name") for name in strange
+    ]
 
 
 def table_findings(matched: Matched) -> list[Finding]:
