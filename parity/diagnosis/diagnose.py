@@ -77,7 +77,7 @@ def network_findings(
 ) -> list[Finding]:
     """Say why the network computes something else: with random weights; if they do not show it, with others."""
     found = Search(matched, feeding, say).run()
-    for case in dict.fromkeys(c.case for c in failed if c.link == "outputs" and c.case):
+    for case in dict.fromkeys(c.case for c in failed if c.link == "outputs" and c.case and c.tensor != "loss"):
         if not found and case in matched.cases:
             other = matched.on(matched.cases[case])
             found = Search(other, feed(other), say).run()

@@ -151,8 +151,8 @@ SEQUENCES: dict[str, Wrong] = {
     "bilstm: Keras' hard gates forwards": Wrong(
         "bilstm",
         {
-            "forward = nn.RNN(nn.OptimizedLSTMCell(self.hidden,": (
-                "forward = nn.RNN(nn.OptimizedLSTMCell(self.hidden, gate_fn=nn.hard_sigmoid,"
+            "forward = nn.RNN(nn.OptimizedLSTMCell(self.hidden)": (
+                "forward = nn.RNN(nn.OptimizedLSTMCell(self.hidden, gate_fn=nn.hard_sigmoid)"
             )
         },
         (("activation", "lstm"),),
