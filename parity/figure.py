@@ -118,9 +118,11 @@ def _errors(axes: Axes, checks: Sequence[Check]) -> None:
             ([math.nan if c.error else bottom for c in of_link], "v", JAX, "exactly equal"),
         ):
             axes.plot(places, values, marker, color=colour, markersize=4, label=None if column else label)
-        bounds = [c.bound for c in of_link]
-        axes.step(places, bounds, where="mid", color=BOUND, linewidth=1, label=None if column else "bound")
+        ends = places if len(places) > 1 else [column + 0.1, column + 0.9]
+        bounds = [c.bound for c in of_link] * (2 if len(places) == 1 else 1)
+        axes.step(ends, bounds, where="mid", color=BOUND, linewidth=1, label=None if column else "bound")
         axes.axvline(column, color="#dddddd", linewidth=0.8)
         axes.text(column + 0.5, 1.02, link, transform=axes.get_xaxis_transform(), ha="center", fontsize=9)
-    axes.set(xlim=(0, len(links)), xticks=[], ylim=(bottom / 100, None))
+    top = max((c.error for c in checks if c.error < math.inf), default=1.0)
+    axes.set(xlim=(0, len(links)), xticks=[], ylim=(bottom / 100, 10 * max(top, *(c.bound for c in checks))))
     axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left")
