@@ -125,14 +125,10 @@ def call(where: str) -> Any:
     except UserError:
         raise
     except Exception as problem:
-        what, at = (
-            " ".join(f"{type(problem).__name__}: {problem}".split()),
-            traceback.extract_tb(problem.__traceback__)[-1],
-        )
-        todo = (
-            f"name a function without arguments that can be imported from here and called ({at.filename}:{at.lineno})"
-        )
-        raise UserError(f"it fails: {what:.300}", where, todo) from problem
+        what = " ".join(f"{type(problem).__name__}: {problem}".split())
+        at = traceback.extract_tb(problem.__traceback__)[-1]
+        todo = "name a function without arguments that can be imported from here and called"
+        raise UserError(f"it fails: {what:.300}", where, f"{todo} ({at.filename}:{at.lineno})") from problem
 
 
 def own_network(arguments: argparse.Namespace) -> int:

@@ -75,11 +75,7 @@ def check(
         checks += initial_checks(drawn)
     if not all(check.passed for check in checks):
         say("looking for the cause ...")
-        try:
-            findings = diagnose(matched, feeding, checks, variables, initial, drawn, say)
-        except Exception as problem:  # it runs the user's module in ways that nobody foresaw; the report stands without
-            text = f"the search for the cause failed ({type(problem).__name__}: {problem})"
-            findings = (Finding("unknown", given.name, False, " ".join(text.split()), ""),)
+        findings = _causes(given.name, matched, feeding, checks, variables, initial, drawn, say)
     notes, made = tuple(chain.notes(matched)), tuple[Tried, ...]()
     notes += ("nothing was compared: first let Flax share what PyTorch shares",) if matched.untied else ()
     if controls and (why := _untried(checks)):
@@ -89,6 +85,15 @@ def check(
         made = run_controls(matched)
     names = given.name, given.flax_name
     return Report(tuple(checks), matched.table, *names, matched.pairs, notes, findings, made)
+
+
+def _causes(name: str, *shown: Any) -> tuple[Finding, ...]:
+    """Diagnose: it runs the user's module in ways that nobody foresaw, and the report stands without it."""
+    try:
+        return diagnose(*shown)
+    except Exception as problem:
+        text = f"the search for the cause failed ({type(problem).__name__}: {problem})"
+        return (Finding("unknown", name, False, " ".join(text.split()), ""),)
 
 
 def _untried(checks: list[Check]) -> str:

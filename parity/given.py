@@ -172,9 +172,13 @@ class Given:
         """Make the error for a module whose call fails: its own words, and what it was given."""
         fed = ", ".join(f"{n if n.isalpha() else ''}{'=' if n.isalpha() else ''}{leaf.dtype}{list(leaf.shape)}"
                         for n, leaf in (*leaves([*inputs]), *leaves(dict(kwargs))))  # fmt: skip
-        words = " ".join(str(problem).split())[:300]
-        return UserError(f"its call fails: {type(problem).__name__}: {words}", f"{name}({fed})",
+        return UserError(f"its call fails: {in_words(problem)}", f"{name}({fed})",
                          "call it yourself with these inputs; flax_inputs= gives the Flax module others")  # fmt: skip
+
+
+def in_words(problem: Exception) -> str:
+    """Say what a user's function raised, in one line."""
+    return f"{type(problem).__name__}: {' '.join(str(problem).split())[:300]}"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp
 from jaxcnn.errors import UserError
 from jaxcnn.files import NamedArrays
 from parity.bounds import Check, judge
-from parity.given import Given, lenient
+from parity.given import Given, in_words, lenient
 from parity.pair import label
 from parity.port import port_of
 from parity.table import Entry, Table
@@ -69,7 +69,7 @@ def _made(build: Callable[[int], Any], seed: int, side: str) -> Any:
     try:
         return build(seed)
     except Exception as problem:
-        what = f"it fails: {type(problem).__name__}: {' '.join(str(problem).split())[:300]}"
+        what = f"it fails: {in_words(problem)}"
         raise UserError(what, f"initial= of {side}", "give a function of a seed that makes the module") from problem
 
 

@@ -15,7 +15,7 @@ from flax.traverse_util import unflatten_dict
 from jaxcnn.errors import UserError
 from jaxcnn.files import NamedArrays, flat_names
 from parity.calls import Draw, Trace, as_numpy, bracket, leaves
-from parity.given import Given
+from parity.given import Given, in_words
 from parity.guided import Guided, layer_of
 from parity.layouts import near
 from parity.matching import match_calls, name_arrays, name_outputs, pair_places
@@ -248,7 +248,7 @@ def scalar(side: str, loss: Callable[..., Any]) -> Callable[..., Any]:
         try:
             value = loss(output)
         except Exception as problem:
-            what = f"it fails: {type(problem).__name__}: {' '.join(str(problem).split())[:300]}"
+            what = f"it fails: {in_words(problem)}"
             raise UserError(what, f"the loss of {side}", "it is given the output of the module") from problem
         if getattr(value, "shape", None) != () or (side == "PyTorch" and not value.requires_grad):
             raise UserError("it gives no number that depends on the parameters", f"the loss of {side}",

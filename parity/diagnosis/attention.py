@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from itertools import permutations
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from parity.diagnosis.cause import Cause, Causes, Place, altered, edited
+from parity.diagnosis.cause import Cause, Causes, Place, altered, edited, orders
 from parity.diagnosis.glue import words
 from parity.diagnosis.tape import Change, Op
 
@@ -45,12 +44,11 @@ def fused(op: Op, place: Place) -> Causes:
         yield Cause("softmax-axis", f"Flax takes the softmax over {what}, PyTorch over keys",
                     "jax.nn.softmax(scores, axis=-1)",
                     edited(op, lambda now, i=axis: attend(now.args, scale, mask, axis=i)))  # fmt: skip
-    for order in permutations(("query", "key", "value")):
-        if order != ("query", "key", "value"):
-            text = f"Flax takes PyTorch's {', '.join(order)} for query, key and value"
-            change = edited(op, lambda now, o=order: now.compute(
-                query=now.args[o[0]], key=now.args[o[1]], value=now.args[o[2]]))  # fmt: skip
-            yield Cause("weights-shuffled", text, "q, k, v in PyTorch's order", change)
+    for order in orders(("query", "key", "value")):
+        text = f"Flax takes PyTorch's {', '.join(order)} for query, key and value"
+        change = edited(op, lambda now, o=order: now.compute(
+            query=now.args[o[0]], key=now.args[o[1]], value=now.args[o[2]]))  # fmt: skip
+        yield Cause("weights-shuffled", text, "q, k, v in PyTorch's order", change)
     yield from _heads(op, scale, mask)
 
 
@@ -214,10 +212,7 @@ def _over_channels(module: Any, args: Any, kwargs: Any, output: Any, eps: float)
 
 def _blocks(arrays: list[str], state: Mapping[str, torch.Tensor], letters: str) -> Causes:
     """Give other orders of the blocks of arrays."""
-    for order in permutations(range(len(letters))):
-        if list(order) != [*range(len(letters))]:
-            changed = {n: torch.cat([state[n].detach().chunk(len(letters))[i] for i in order]) for n in arrays}
-            text = (
-                f"Flax has the blocks in the order {', '.join(letters[i] for i in order)}, PyTorch {', '.join(letters)}"
-            )
-            yield Cause("weights-shuffled", text, f"blocks in the order {', '.join(letters)}", Change(state=changed))
+    for order in orders(range(len(letters))):
+        changed = {n: torch.cat([state[n].detach().chunk(len(letters))[i] for i in order]) for n in arrays}
+        text = f"Flax has the blocks in the order {', '.join(letters[i] for i in order)}, PyTorch {', '.join(letters)}"
+        yield Cause("weights-shuffled", text, f"blocks in the order {', '.join(letters)}", Change(state=changed))

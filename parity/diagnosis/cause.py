@@ -1,6 +1,7 @@
 """A cause: a mistake that Flax's port may have, and what PyTorch has to do to make the same one."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice, permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +71,16 @@ def skipped(op: Op) -> Change:
 def solved(op: Op, name: str) -> Callable[[float], Change]:
     """Change one argument to a number that is solved for."""
     return lambda x: altered(op, **{name: x})
+
+
+def orders(items: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """List the other orders of some items."""
+    return islice(permutations(items), 1, None)  # the first is the items' own
+
+
+def as_torch(kernel: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """Give a kernel of Flax's, inputs and outputs last, as PyTorch has it: outputs and inputs first."""
+    return torch.tensor(np.moveaxis(kernel, (-1, -2), (0, 1)).copy()).to(dtype)
 
 
 def numbers(*values: Any) -> str:

@@ -1,6 +1,6 @@
 """Mistakes of functions of one array: activations, softmax, and norms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -153,9 +153,7 @@ def _norm_over(
         variance = ((x - mean) ** 2).sum(axes, keepdim=True) / (size - correction)
         made = (x - mean) * torch.rsqrt(variance + a["eps"])
         shape = [-1, *[1] * (x.ndim - 2)] if "layer" not in op.kind else list(a["normalized_shape"])
-        for name, function in (("weight", torch.mul), ("bias", torch.add)):
-            made = made if a.get(name) is None else function(made, a[name].reshape(shape))
-        return made, *[torch.empty(0)] * 2
+        return _scaled_and_shifted(made, a, shape)
 
     if not centred:
         return Cause("layer-missing", "Flax does not subtract the mean, PyTorch does", repair, edited(op, norm))
@@ -170,9 +168,13 @@ def _at_each_place(now: Op) -> Any:
     groups = x.unflatten(1, (a["group"], -1))
     centred = groups - groups.mean(2, keepdim=True)
     made = (centred * torch.rsqrt((centred**2).mean(2, keepdim=True) + a["eps"])).reshape(x.shape)
-    shape = [-1, *[1] * (x.ndim - 2)]
-    made = made if a.get("weight") is None else made * a["weight"].reshape(shape)
-    made = made if a.get("bias") is None else made + a["bias"].reshape(shape)
+    return _scaled_and_shifted(made, a, [-1, *[1] * (x.ndim - 2)])
+
+
+def _scaled_and_shifted(made: torch.Tensor, a: Mapping[str, Any], shape: list[int]) -> Any:
+    """Multiply by a norm's weight and add its bias, if it has them; give as many outputs as PyTorch's operation has."""
+    for name, function in (("weight", torch.mul), ("bias", torch.add)):
+        made = made if a.get(name) is None else function(made, a[name].reshape(shape))
     return made, *[torch.empty(0)] * 2
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from parity.diagnosis.cause import Cause, Causes, Place, altered, edited, numbers, skipped
+from parity.diagnosis.cause import Cause, Causes, Place, altered, as_torch, edited, numbers, skipped
 from parity.diagnosis.tape import Op
 
 Pads = tuple[tuple[int, int], ...]  # before and after each axis
@@ -154,12 +154,12 @@ def _groups(op: Op, place: Place) -> Causes:
     for name, kernel in place.spare.items():
         if a["transposed"] or kernel.ndim != n or channels % kernel.shape[-2]:
             continue
-        groups, weight = channels // kernel.shape[-2], torch.tensor(np.moveaxis(kernel, (-1, -2), (0, 1)).copy())
+        groups, weight = channels // kernel.shape[-2], as_torch(kernel, a["weight"].dtype)
         if groups != a["groups"] and weight.shape[2:] == a["weight"].shape[2:] and len(weight) == len(a["weight"]):
             text = f"Flax has {groups} groups, PyTorch {a['groups']} ({name} is {list(kernel.shape)})"
             for bias in (None, a["bias"]) if a["bias"] is not None else (None,):
                 yield Cause("groups", text, f"{place.framework}.Conv(..., feature_group_count={a['groups']})",
-                            altered(op, weight=weight.to(a["weight"].dtype), groups=groups, bias=bias))  # fmt: skip
+                            altered(op, weight=weight, groups=groups, bias=bias))  # fmt: skip
 
 
 def padded(op: Op, place: Place) -> Causes:

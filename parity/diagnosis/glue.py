@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from parity.diagnosis.cause import Cause, Causes, Place, altered, apart, edited, is_parameter, skipped, solved
+from parity.diagnosis.cause import Cause, Causes, Place, altered, apart, edited, is_parameter, orders, skipped, solved
 from parity.diagnosis.functions import ACTIVATIONS, offsets, written
 from parity.diagnosis.tape import Change, Op
 
@@ -189,44 +189,38 @@ def reshaped(op: Op, place: Place) -> Causes:
     )
     repair = words(op)
     if len(before) > len(after) and len(before) - start < 5:
-        for order in permutations(range(start, len(before))):
-            if list(order) != [*range(start, len(before))]:
-                change = edited(op, lambda now, o=order: now.input.permute(*range(start), *o).reshape(after))
-                text = (
-                    f"Flax flattens PyTorch's axes in the order {list(order)}, PyTorch {[*range(start, len(before))]}"
-                )
-                yield Cause(code, text, repair, change)
+        for order in orders(range(start, len(before))):
+            change = edited(op, lambda now, o=order: now.input.permute(*range(start), *o).reshape(after))
+            text = f"Flax flattens PyTorch's axes in the order {list(order)}, PyTorch {[*range(start, len(before))]}"
+            yield Cause(code, text, repair, change)
     if len(before) < len(after) and len(after) - start < 5:
-        for order in permutations(range(start, len(after))):
-            if list(order) != [*range(start, len(after))]:
-                inverse = [order.index(i) for i in range(start, len(after))]
-                shape = [*after[:start], *(after[i] for i in order)]
-                back = [*range(start), *(start + i for i in inverse)]
-                change = edited(op, lambda now, s=shape, b=back: now.input.reshape(s).permute(b).contiguous())
-                text = f"Flax splits an axis into {[after[i] for i in order]}, PyTorch into {list(after[start:])}"
-                yield Cause(code, text, repair, change)
+        for order in orders(range(start, len(after))):
+            inverse = [order.index(i) for i in range(start, len(after))]
+            shape = [*after[:start], *(after[i] for i in order)]
+            back = [*range(start), *(start + i for i in inverse)]
+            change = edited(op, lambda now, s=shape, b=back: now.input.reshape(s).permute(b).contiguous())
+            text = f"Flax splits an axis into {[after[i] for i in order]}, PyTorch into {list(after[start:])}"
+            yield Cause(code, text, repair, change)
 
 
 def joined(op: Op, place: Place) -> Causes:
     """Give another order in a concatenation."""
     tensors = op.args["tensors"]
     if 1 < len(tensors) < 5:
-        for order in permutations(range(len(tensors))):
-            if list(order) != [*range(len(tensors))]:
-                text = f"Flax concatenates in the order {list(order)} of PyTorch's arrays"
-                yield Cause("concatenation", text, words(op), edited(
-                    op, lambda now, o=order: now.compute(tensors=[now.args["tensors"][i] for i in o])))  # fmt: skip
+        for order in orders(range(len(tensors))):
+            text = f"Flax concatenates in the order {list(order)} of PyTorch's arrays"
+            yield Cause("concatenation", text, words(op), edited(
+                op, lambda now, o=order: now.compute(tensors=[now.args["tensors"][i] for i in o])))  # fmt: skip
 
 
 def parted(op: Op, place: Place) -> Causes:
     """Give another order of the parts of a fused projection, or parts that lie otherwise."""
     count = len(op.outputs)
     if 1 < count < 5:
-        for order in permutations(range(count)):
-            if list(order) != [*range(count)]:
-                text = f"Flax takes the parts in the order {list(order)}, PyTorch {[*range(count)]}"
-                yield Cause("weights-shuffled", text, words(op), edited(
-                    op, lambda now, o=order: [now.compute()[i] for i in o]))  # fmt: skip
+        for order in orders(range(count)):
+            text = f"Flax takes the parts in the order {list(order)}, PyTorch {[*range(count)]}"
+            yield Cause("weights-shuffled", text, words(op), edited(
+                op, lambda now, o=order: [now.compute()[i] for i in o]))  # fmt: skip
 
 
 def positions(op: Op, place: Place) -> Causes:

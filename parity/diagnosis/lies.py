@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from parity.bounds import FLOAT64_BOUND
+
 SIGMAS = 4.0  # standard deviations of a sum of errors of random signs
 SINGLE = 1e-6  # errors below are of float32's rounding
 
@@ -14,7 +16,7 @@ def how_it_lies(ours: np.ndarray, truth: np.ndarray | None, axes: Sequence[str] 
         return f"Flax has shape {list(ours.shape)}, which PyTorch's does not fit"
     difference = np.abs(ours - truth)
     scale = np.abs(truth).max(initial=0) or 1.0
-    wrong = difference > 1e-12 * scale
+    wrong = difference > FLOAT64_BOUND * scale
     if difference.max(initial=0) < SINGLE * scale:
         return (
             f"the error is of the size of float32's rounding, {difference.max() / scale:.1e}: a cast may be in float32"
@@ -27,7 +29,7 @@ def how_it_lies(ours: np.ndarray, truth: np.ndarray | None, axes: Sequence[str] 
     if ratios.size and np.ptp(ratios) <= 1e-9 * np.abs(ratios).max():
         return f"all values are {ratios.mean():.6g} times PyTorch's"
     if np.sort(ours, axis=None).shape == truth.ravel().shape and np.allclose(
-        np.sort(ours, axis=None), np.sort(truth, axis=None), rtol=1e-9, atol=1e-12 * scale
+        np.sort(ours, axis=None), np.sort(truth, axis=None), rtol=1e-9, atol=FLOAT64_BOUND * scale
     ):
         return "the values are PyTorch's, in another order"
     for axis, name in enumerate(axes) if axes else _axes(ours.ndim):

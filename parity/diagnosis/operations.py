@@ -5,12 +5,11 @@ from itertools import chain, product
 from math import isclose
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from parity.diagnosis import attention, functions, geometry, glue, rotary
-from parity.diagnosis.cause import Cause, Causes, Place, edited
+from parity.diagnosis.cause import Cause, Causes, Place, as_torch, edited
 from parity.diagnosis.functions import FUNCTIONS
 from parity.diagnosis.glue import NEAREST
 from parity.diagnosis.tape import Change, Op, Source, Tape, Target
@@ -237,7 +236,7 @@ def spare_weights(tape: Tape, place: Place, unmatched: dict[str, torch.Tensor]) 
         for ours, kernel in place.spare.items():
             if kernel.ndim != weight.ndim or kernel.ndim < 2:
                 continue
-            state = {theirs: torch.tensor(np.moveaxis(kernel, (-1, -2), (0, 1)).copy()).to(weight.dtype)}
+            state = {theirs: as_torch(kernel, weight.dtype)}
             for other in (n.rpartition(".")[0] for n in unmatched if n.endswith(".weight") and n != theirs):
                 if (call := other.replace(".", "/")) in tape.layers:
                     skip = {call: lambda module, args, kwargs, output: args[0].clone()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,8 +83,8 @@ class Search:
         left_out = [call for hit in found if hit.cause.code == "layer-missing" for call in hit.change.calls]
         found = [hit for hit in found if not hit.change.ops or not all(
             any(f"{call}/".startswith(f"{whole}/") for whole in left_out) for call, _ in hit.change.ops)]  # fmt: skip
-        lost = lambda call: any(name.startswith(f"{call}/") for name in self.unmatched)  # noqa: E731
-        alone = [hit for hit in found if hit.cause.code == "layer-missing" and any(map(lost, hit.change.calls))]
+        only_theirs = lambda call: any(name.startswith(f"{call}/") for name in self.unmatched)  # noqa: E731
+        alone = [hit for hit in found if hit.cause.code == "layer-missing" and any(map(only_theirs, hit.change.calls))]
         special = alone or [hit for hit in found if hit.cause.code not in GENERAL]
         hits = [*{hit.cause.code: hit for hit in reversed(special or found)}.values()][::-1]
         known = [hit for hit in hits if any(f.code == hit.cause.code and f.certain for f in self.findings)]
@@ -216,7 +217,7 @@ class Search:
             text = f"Flax takes {numbers} of the input's channels, PyTorch otherwise"
             yield Cause("input-scale", text, "normalise the input as PyTorch does", change)
 
-    @property
+    @cached_property
     def unmatched(self) -> set[str]:
         """Name PyTorch's weights without a counterpart."""
         return {name.split(" of PyTorch")[0].replace(".", "/") for name in self.matched.table.left}

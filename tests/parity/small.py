@@ -72,6 +72,13 @@ def checked(flax_module, *, torch_module=None, inputs=(IMAGES,), **options):
     return parity.check(module, flax_module, *inputs, **{"precision": ("float64",), "steps": 2, **options})
 
 
+def clipped(params):
+    params = list(params)
+    optimizer = torch.optim.SGD(params, lr=0.1)
+    optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(params, 0.1) and None)
+    return optimizer
+
+
 class Tiny(torch.nn.Module):
     def __init__(self):
         super().__init__()

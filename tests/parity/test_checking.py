@@ -14,7 +14,19 @@ import parity
 from jaxcnn import UserError
 from parity import Entry
 from tests.parity.pairs import EXAMPLES, SOME
-from tests.parity.small import IMAGES, TABLE, VECTORS, FlaxTiny, Network, Tiny, TorchNetwork, checked, tiny, usual_jax  # noqa: F401
+from tests.parity.small import (  # noqa: F401
+    IMAGES,
+    TABLE,
+    VECTORS,
+    FlaxTiny,
+    Network,
+    Tiny,
+    TorchNetwork,
+    checked,
+    clipped,
+    tiny,
+    usual_jax,
+)
 
 EXACT = 1e-12
 DROPOUT = {"vgg_bn", "mobilenetv2", "vit", "gpt", "gpt_scan", "lstm", "bilstm", "gru_nnx", "mixer", "bridge_nnx",
@@ -119,13 +131,6 @@ class Lion(torch.optim.Optimizer):
                 update = momentum.mul(first).add(p.grad, alpha=1 - first).sign()
                 p.sub_(lr * (update + group["weight_decay"] * p))
                 momentum.mul_(second).add_(p.grad, alpha=1 - second)
-
-
-def clipped(params):
-    params = list(params)
-    optimizer = torch.optim.SGD(params, lr=0.1)
-    optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(params, 0.1) and None)
-    return optimizer
 
 
 def scheduled(params):

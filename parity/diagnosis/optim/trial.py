@@ -80,12 +80,16 @@ class Trial:
                 rows.append(np.concatenate([found[n].ravel() for n in self.start]))
         return np.stack(rows)
 
+    def made(self, make: Callable[..., Any]) -> tuple[dict[str, torch.Tensor], Any]:
+        """Make the parameters in PyTorch, and an optimizer of them."""
+        p = {n: torch.tensor(a, requires_grad=True) for n, a in self.start.items()}
+        return p, make([*p.values()])
+
     def torch(self, make: Callable[..., Any], changes: Changes, draws: int = len(NORMS)) -> np.ndarray:
         """Take them in PyTorch, with changes of its optimizer; those of the first draws only, if that is enough."""
         rows = []
         for steps in self.gradients[:draws]:
-            p = {n: torch.tensor(a, requires_grad=True) for n, a in self.start.items()}
-            optimizer = make([*p.values()])
+            p, optimizer = self.made(make)
             apply(changes, optimizer, p)
             kind, names, decay = changes.get("decay", ("", (), 0.0))
             for gradients in steps:
@@ -105,19 +109,17 @@ class Trial:
 
     def probe(self, make: Callable[..., Any]) -> tuple[Any, dict[str, float]]:
         """Make an optimizer to look at, and say the weight decay of each parameter."""
-        p = {n: torch.tensor(a, requires_grad=True) for n, a in self.start.items()}
-        optimizer = make([*p.values()])
+        p, optimizer = self.made(make)
         decays = {id(q): float(g.get("weight_decay", 0)) for g in optimizer.param_groups for q in g["params"]}
         return optimizer, {name: decays.get(id(q), 0.0) for name, q in p.items()}
 
     def rates(self, make: Callable[..., Any], steps: int) -> tuple[np.ndarray, float]:
         """List the learning rates of PyTorch's first group, step by step, and the one that it was made with."""
-        p = [torch.tensor(a, requires_grad=True) for a in self.start.values()]
-        optimizer, seen = make(p), list[float]()
+        (p, optimizer), seen = self.made(make), list[float]()
         first = optimizer.param_groups[0]
         for _ in range(steps):
             seen.append(float(first["lr"]))
-            for q in p:
+            for q in p.values():
                 q.grad = torch.ones_like(q)
             optimizer.step()
         return np.array(seen), float(first.get("initial_lr", seen[0]))
@@ -126,8 +128,7 @@ class Trial:
         """Say how PyTorch's hooks clip: by the norm, with something added to it or not, or by value, and at what."""
         before, after = [g for steps in self.gradients for g in steps], list[NamedArrays]()
         for gradients in before:
-            p = {n: torch.tensor(a, requires_grad=True) for n, a in self.start.items()}
-            optimizer = make([*p.values()])
+            p, optimizer = self.made(make)
             for name, q in p.items():
                 q.grad = torch.tensor(gradients[name])
             optimizer.register_step_pre_hook(

@@ -23,8 +23,8 @@ from parity.matched import Matched
 from tests.parity.pairs.example import floats
 from tests.parity.pairs.linen_norm import BatchNorm
 from tests.parity.pairs.nnx_norm import BatchNorm as NNXBatchNorm
-from tests.parity.small import FlaxTiny, Tiny, tiny, usual_jax  # noqa: F401
-from tests.parity.test_checking import OPTIMIZERS, NNXTiny, clipped, scheduled
+from tests.parity.small import FlaxTiny, Tiny, clipped, tiny, usual_jax  # noqa: F401
+from tests.parity.test_checking import OPTIMIZERS, NNXTiny, scheduled
 
 PARAMETERS = {name: p.detach().numpy() for name, p in Tiny().named_parameters()}
 TINY = Table((

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.parity.pairs import EXAMPLES
+from tests.parity.small import clipped
 from tests.parity.wrong.case import Build, Wrong
 
 Optimizer = Callable[..., torch.optim.Optimizer]
@@ -35,13 +36,6 @@ def adamw(parameters):
 
 def rmsprop(parameters):
     return torch.optim.RMSprop(parameters, lr=0.01, eps=1e-6)
-
-
-def clipped(parameters):
-    parameters = list(parameters)
-    optimizer = torch.optim.SGD(parameters, lr=0.1)
-    optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(parameters, 0.1) and None)
-    return optimizer
 
 
 def clipped_by_value(parameters):
