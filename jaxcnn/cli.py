@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from jaxcnn.config import DEFAULTS
+from jaxcnn.config import DATASETS
 from jaxcnn.errors import UserError
 
 
@@ -38,7 +38,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add `--dataset` and `--data-dir` to a command that applies weights to images."""
     default = "what the weights were trained on, else cifar10"
-    parser.add_argument("--dataset", choices=DEFAULTS, help=f"cifar10 or digits (default: {default})")
+    parser.add_argument("--dataset", choices=DATASETS, help=f"cifar10 or digits (default: {default})")
     add_data_dir(parser)
 
 

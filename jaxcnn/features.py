@@ -46,10 +46,10 @@ def check_layers(layers: Iterable[str], known: Collection[str]) -> None:
             raise UserError(f"no layer {name!r} in this network", "--layers", todo)
 
 
-def layer_shapes(network: Network) -> dict[str, tuple[int, ...]]:
+def layer_shapes(network: Network, size: int = 32) -> dict[str, tuple[int, ...]]:
     """List the layers in order of execution, `input` first, with the shape of each one's output for one image."""
     variables = jax.eval_shape(partial(initial_variables, network), jax.random.key(0))
-    outputs = jax.eval_shape(partial(_outputs, network), variables, jnp.zeros((1, 32, 32, 3), jnp.uint8))
+    outputs = jax.eval_shape(partial(_outputs, network), variables, jnp.zeros((1, size, size, 3), jnp.uint8))
     return {name: output.shape[1:] for name, output in outputs.items()}
 
 

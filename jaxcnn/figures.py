@@ -5,6 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxcnn.files import written_whole
 
 TRAIN, TEST = "#4477aa", "#cc6677"  # Paul Tol's bright pair: told apart in grey and by colour-blind eyes
 QUIET, TINT = "#666666", "#c8d7e6"
+LINES = (TRAIN, TEST, "#882255", "#44aa99", "#ddaa99", "#88ccee")  # of several lines, his muted ones
 MARGIN, HEAD = 0.15, 0.42
 
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -86,6 +88,50 @@ def curves(metrics: Sequence[Mapping[str, float]], title: str) -> Figure:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Trainings that differ in their seed: their accuracy after each epoch, and the PFLOP that it took till then."""
+
+    name: str
+    pflop: Float[np.ndarray, "epochs"]
+    accuracy: Float[np.ndarray, "seeds epochs"]  # fractions
+
+
+def accuracy_by_compute(
+    trainings: Sequence[Trainings], published: Mapping[str, tuple[float, float]], title: str
+) -> Figure:
+    """Draw test accuracy by training compute: the mean of the seeds in a band from the lowest to the highest.
+
+    published: PFLOP and accuracy that others report, by what they are.
+    """
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    label: Any = {"textcoords": "offset points", "fontsize": 8, "parse_math": False}
+    column, room = 2 * max(some.pflop[-1] for some in trainings), 200.0  # where the names stand, and below what
+    lasts = [100 * float(some.accuracy[:, -1].mean()) for some in trainings]
+    for last, some, colour in sorted(zip(lasts, trainings, cycle(LINES)), key=lambda line: -line[0]):
+        low, high = 100 * some.accuracy.min(axis=0), 100 * some.accuracy.max(axis=0)
+        axes.fill_between(some.pflop, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(some.pflop, 100 * some.accuracy.mean(axis=0), color=colour, marker="o", markersize=2.5)
+        room = min(last, room - 4)
+        axes.plot([some.pflop[-1], column], [last, room], color=colour, linewidth=0.8, linestyle=":")
+        text = f"{some.name} {last:.1f} %"
+        axes.annotate(text, (column, room), (3, 0), va="center", color=colour, weight="bold", **label)
+    for name, (pflop, accuracy) in published.items():
+        axes.plot(pflop, 100 * accuracy, "D", color=QUIET, markerfacecolor="white", markersize=6)
+        axes.annotate(name, (pflop, 100 * accuracy), (0, 8), ha="center", color=QUIET, **label)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="training compute (PFLOP)", ylabel="test accuracy (%)")
+    axes.margins(x=0.15)
+    axes.set_ylim(top=106)  # room for the names
+    axes.set_yticks([tick for tick in axes.get_yticks() if axes.get_ylim()[0] <= tick <= 100])
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
     return figure
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxcnn import checkpoints, figures, files, sharding, train
+from jaxcnn.compute import training_pflop
 from jaxcnn.config import Config
 from jaxcnn.data import Dataset
 from jaxcnn.errors import UserError
@@ -87,16 +88,25 @@ class Trainer:
         parts = {f"{name} {part}": getattr(split, part) for name, split in splits.items() for part in Arrays._fields}
         sharding.check_same(mesh, **parts)
         self.data, self.test = (Arrays(*sharding.replicate((s.images, s.labels), mesh)) for s in splits.values())
-        self.recipe = recipe_for(config, len(dataset.class_names), mesh.size)
         # Never more images a step than there are, but for what the devices need to divide a batch evenly.
         self.batch_size = min(config.batch_size, -(-len(dataset.train) // mesh.size) * mesh.size)
         self.per_epoch = train.steps_per_epoch(len(dataset.train), self.batch_size)
+        steps = config.epochs * self.per_epoch
+        self.recipe = recipe_for(config, len(dataset.class_names), self.batch_size, steps, mesh.size)
         self.seed = sharding.replicate(np.uint32(config.seed), mesh)
         self.train_steps = train.make_train_steps(self.recipe, self.batch_size, self.batches)
 
     def steps(self, state: TrainState, count: int) -> TrainState:
         """Take `count` steps and wait for them."""
         return jax.block_until_ready(self.train_steps(state, self.data, self.seed, np.int32(count)))
+
+    def compiled(self, state: TrainState, epochs: range) -> TrainState:
+        """Compile the program of each size that the images of these epochs, from 0, have; the state stays as it is."""
+        step, first = state.step, {self.recipe.size(epoch): epoch for epoch in reversed(epochs)}
+        for epoch in first.values():
+            at_start = sharding.replicate(np.uint32(epoch * self.per_epoch), self.mesh)
+            state = self.steps(state._replace(step=at_start), 0)
+        return state._replace(step=step)
 
     def images_done(self, number: int, step: int) -> int:
         """Count the images of epoch `number`, from 1, after `step` steps in all."""
@@ -115,7 +125,9 @@ def fit(
     """
     run, trainer = RunDirectory(out), Trainer(config, dataset, mesh)
     state, seconds, history = _start(trainer, run, variables, say)
-    say(f"{parameter_count(state.variables):,} parameters, {trainer.per_epoch:,} steps an epoch")
+    compute = training_pflop(trainer.recipe, len(dataset.train), config.epochs)
+    steps = f"{trainer.per_epoch:,} steps an epoch"
+    say(f"{parameter_count(state.variables):,} parameters, {steps}, {compute:.3g} PFLOP in all")
     # An epoch without its line goes on. It has no steps left if the run ended between its checkpoint and evaluation.
     epoch = max(1, -(-int(state.step) // trainer.per_epoch))
     _, is_written = sharding.agreed(None, epoch in history)
@@ -126,7 +138,7 @@ def fit(
         return list(history.values())
     with stop_asked() as asked, memory_running_out(trainer.batch_size):
         start = time.monotonic()
-        state = trainer.steps(state, 0)
+        state = trainer.compiled(state, range(epoch - 1, config.epochs))
         say(f"compiled in {time.monotonic() - start:.1f} s")
         for number in range(epoch, config.epochs + 1):
             state, seconds = _train_epoch(trainer, run, state, seconds, number, asked, checkpoint_seconds)
@@ -141,7 +153,8 @@ def _start(
 ) -> tuple[TrainState, float, History]:
     """Restore or make the first state; return it, the seconds that its epoch has taken, and the metrics until then."""
     recipe, seed, metadata, history = trainer.recipe, trainer.config.seed, {"seconds": "0"}, History()
-    state = train.with_variables(recipe, variables) if variables else train.create_state(recipe, seed)
+    images = trainer.dataset.train.images
+    state = train.with_variables(recipe, variables) if variables else train.create_state(recipe, seed, images)
     if sharding.is_first():  # no other process needs to see the run directory
         if checkpoints.saved(run.checkpoints):
             state, metadata = checkpoints.restore_newest(run.checkpoints, state, say)
@@ -198,6 +211,7 @@ def _end_epoch(trainer: Trainer, run: RunDirectory, state: TrainState, seconds: 
         "train_loss": float(state.loss_sum) / images, "train_accuracy": int(state.correct) / images,
         "test_loss": float(test_loss), "test_accuracy": float(test_accuracy),
         "learning_rate": float(trainer.recipe.schedule(int(state.step) - 1)),
+        "pflop": training_pflop(trainer.recipe, images, number),
         "seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1),
     }  # fmt: skip
     if sharding.is_first():

@@ -3,24 +3,38 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, UInt8
 
+from jaxcnn import augment
 from jaxcnn.config import Config
-from jaxcnn.layers import cross_entropy
+from jaxcnn.layers import BatchKey, cross_entropy, scale_pixels
 from jaxcnn.networks import Network, Variables
+from jaxcnn.networks import speedrun as speedrun_network
+from jaxcnn.networks.speedrun import Speedrun
 from jaxcnn.networks.tutorial import CNN, forward
+from jaxcnn.optimizers import linear, muon, sgd
+
+# Images have a size until so many percent of the epochs are over; 32 pixels are CIFAR-10's own. From an odd size the
+# first layer, which has no padding, makes an even one, of which pooling leaves nothing out: 27 costs 7 % less than 28.
+GROWTH = ((16, 19), (36, 23), (58, 27), (100, 32))
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
 
-    forward: (variables, uint8 images, dropout key) -> a training batch's logits, and the new `TrainState.model_state`.
+    forward: (variables, uint8 images, dropout key) -> a training batch's logits, and the new `TrainState.model_state`;
+        with a size too if there are `sizes`.
     loss: (logits, labels, real) -> what is minimised.
     schedule: step -> learning rate, which is also the optimizer's.
+    augment: (batch, the step's key, the training's key, epoch) -> the batch's images as they are trained on.
+    constants: training images -> the network's variables that are computed from them.
+    sizes: of the images, epoch by epoch; none: as they are.
     """
 
     network: Network
@@ -28,6 +42,13 @@ class Recipe:
     loss: Callable[..., Float[Array, ""]]
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
+    augment: Callable[..., UInt8[Array, "b h w c"]] = lambda batch, *_: batch.images
+    constants: Callable[[Any], Variables] = lambda images: {}
+    sizes: tuple[int, ...] = ()
+
+    def size(self, epoch: int) -> int | None:
+        """Give the size of an epoch's images, from 0; None if it is their own. The last holds for all later ones."""
+        return self.sizes[min(epoch, len(self.sizes) - 1)] if self.sizes else None
 
 
 def mean_loss(logits: Float[Array, "b classes"], labels: UInt8[Array, "b"], real: Bool[Array, "b"]) -> Float[Array, ""]:
@@ -36,15 +57,17 @@ def mean_loss(logits: Float[Array, "b classes"], labels: UInt8[Array, "b"], real
     return losses.sum(dtype=losses.dtype) / real.sum(dtype=losses.dtype)
 
 
-def sgd(
-    learning_rate: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
-) -> optax.GradientTransformation:
-    """Make `torch.optim.SGD`: g += weight_decay p; m = momentum m + g; p -= learning_rate m (Nesterov: g + momentum m).
+def smoothed_loss(
+    logits: Float[Array, "b classes"], labels: UInt8[Array, "b"], real: Bool[Array, "b"], smoothing: float
+) -> Float[Array, ""]:
+    """Compute the summed cross entropy of the images that are real, in nats; `smoothing` is spread over all classes.
 
-    Weight decay goes into the gradient first, as in PyTorch; `optax.sgd` alone has none.
+    PyTorch's `cross_entropy(..., label_smoothing=smoothing, reduction="sum")`.
     """
-    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
-    return optax.chain(*decay, optax.sgd(learning_rate, momentum or None, nesterov))
+    logits = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
+    losses = jnp.where(real, optax.softmax_cross_entropy(logits, targets), 0)
+    return losses.sum(dtype=losses.dtype)
 
 
 def tutorial(network: CNN, learning_rate: float, momentum: float = 0.0, devices: int = 1) -> Recipe:
@@ -58,17 +81,93 @@ def tutorial(network: CNN, learning_rate: float, momentum: float = 0.0, devices:
     )
 
 
-def _tutorial(config: Config, classes: int, devices: int) -> Recipe:
-    network = CNN(config.channels, config.hidden, classes, dtype=jnp.dtype(config.precision))
+def _tutorial(config: Config, classes: int, batch_size: int, steps: int, devices: int) -> Recipe:
+    network = CNN(*config.widths, classes, dtype=jnp.dtype(config.precision))
     return tutorial(network, config.learning_rate, config.momentum, devices)
 
 
-RECIPES: dict[str, Callable[[Config, int, int], Recipe]] = {"tutorial": _tutorial}
+def growing(epochs: int) -> tuple[int, ...]:
+    """Give the size of the images of each epoch: small ones at first, which cost less, the whole in the last half.
+
+    An epoch at 19 pixels costs a third of one at 32, so that 14 epochs cost what 10 whole ones do.
+    """
+    return tuple(next(size for part, size in GROWTH if 100 * epoch <= part * epochs) for epoch in range(1, epochs + 1))
 
 
-def recipe_for(config: Config, classes: int = 10, devices: int = 1) -> Recipe:
+def speedrun(
+    network: Speedrun, learning_rate: float, momentum: float, batch_size: int, steps: int, epochs: int
+) -> Recipe:
+    """Make the recipe of speedrun for a training of so many steps and epochs. learning_rate: of the convolutions."""
+    kinds = speedrun_optimizers(learning_rate, momentum, batch_size, steps)
+    return Recipe(
+        network=network,
+        forward=partial(resized_forward, network),
+        loss=partial(smoothed_loss, smoothing=0.2),
+        optimizer=by_kind(kinds),
+        schedule=linear(learning_rate, steps),
+        augment=translated_and_flipped,
+        constants=speedrun_network.constants,
+        sizes=growing(epochs),
+    )
+
+
+def speedrun_optimizers(
+    learning_rate: float, momentum: float, batch_size: int, steps: int
+) -> dict[str, optax.GradientTransformation]:
+    """Make the optimizers of speedrun, by kind of parameter."""
+    decay = 1e-6 * batch_size
+
+    def others(rate: float, steps: int) -> optax.GradientTransformation:
+        return optax.chain(optax.add_decayed_weights(decay / rate), optax.sgd(linear(rate, steps), 0.85, nesterov=True))
+
+    return {
+        "convolution": muon(linear(learning_rate, steps), momentum),
+        "bias": others(0.053, steps),
+        "whiten": others(0.053, steps * 3 // 8),
+        "head": others(0.67, steps),
+    }
+
+
+def by_kind(kinds: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """Give each parameter of speedrun the optimizer of its kind."""
+
+    def kind(path: Any, _: Array) -> str:
+        layer, name = (key.key for key in path)
+        return layer if layer in ("whiten", "head") else {"kernel": "convolution", "bias": "bias"}[name]
+
+    return optax.partition(kinds, partial(jax.tree_util.tree_map_with_path, kind))
+
+
+def resized_forward(
+    network: Network, variables: Variables, images: UInt8[Array, "n h w 3"], key: BatchKey, size: int
+) -> tuple[Float[Array, "n classes"], Variables]:
+    """Compute the logits of a training batch that is resized to `size` pixels, and the statistics that are kept."""
+    scaled = augment.resized(scale_pixels(images, network.param_dtype), size)
+    logits, kept = network.apply(variables, scaled, key, mutable=["batch_stats"])
+    return logits, {name: tree for name, tree in variables.items() if name != "params"} | dict(kept)
+
+
+def translated_and_flipped(batch: Any, key: Array, flip_key: Array, epoch: Array) -> Array:
+    """Move each image by up to 2 pixels, and mirror it in every other epoch."""
+    images = augment.shifted(batch.images, augment.random_shifts(key, batch.indices, 2), 2)
+    return augment.flipped(images, augment.alternating(flip_key, batch.indices, epoch))
+
+
+def _speedrun(config: Config, classes: int, batch_size: int, steps: int, devices: int) -> Recipe:
+    network = Speedrun(*config.widths, classes, dtype=jnp.dtype(config.precision))
+    return speedrun(network, config.learning_rate, config.momentum, batch_size, steps, config.epochs)
+
+
+RECIPES: dict[str, Callable[[Config, int, int, int, int], Recipe]] = {
+    "tutorial": _tutorial,
+    "speedrun": _speedrun,
+    "speedrun-large": _speedrun,
+}
+
+
+def recipe_for(config: Config, classes: int = 10, batch_size: int = 1, steps: int = 1, devices: int = 1) -> Recipe:
     """Make the recipe that a configuration names.
 
-    classes: how many the data set has.  devices: how many share a batch.
+    classes: how many the data set has.  steps: of the whole training.  devices: how many share a batch.
     """
-    return RECIPES[config.recipe](config, classes, devices)
+    return RECIPES[config.recipe](config, classes, batch_size, steps, devices)

@@ -6,6 +6,7 @@ another framework or another number of devices draws the same.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, use_abstract_mesh
 from jaxtyping import Array, Bool, Float, Int32, Key, UInt8, UInt32
 
-from jaxcnn import cpu
-from jaxcnn.layers import DropoutKey, cross_entropy, scale_pixels
+from jaxcnn import augment, cpu
+from jaxcnn.layers import BatchKey, cross_entropy, scale_pixels
 from jaxcnn.networks import Network, Variables, initial_variables
 from jaxcnn.recipe import Recipe
 
-INIT, SHUFFLE, DROPOUT = range(3)
+INIT, SHUFFLE, DROPOUT, SHIFT, FLIP = range(5)
 
 
 class TrainState(NamedTuple):
@@ -50,6 +51,7 @@ class Batch(NamedTuple):
     images: UInt8[Array, "b h w c"]
     labels: UInt8[Array, "b"]
     real: Bool[Array, "b"]
+    indices: Int32[Array, "b"]  # in the data set
 
 
 class Arrays(NamedTuple):
@@ -67,9 +69,10 @@ def random_stream(seed: int | Array, stream: int, index: int | Array = 0) -> Key
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), index)
 
 
-def create_state(recipe: Recipe, seed: int) -> TrainState:
-    """Make the state before the first step."""
-    return with_variables(recipe, initial_variables(recipe.network, random_stream(seed, INIT)))
+def create_state(recipe: Recipe, seed: int, images: UInt8[Any, "n h w c"] | None = None) -> TrainState:
+    """Make the state before the first step. images: the training images, if the network has constants of them."""
+    variables = initial_variables(recipe.network, random_stream(seed, INIT))
+    return with_variables(recipe, variables if images is None else variables | recipe.constants(images))
 
 
 def with_variables(recipe: Recipe, variables: Variables) -> TrainState:
@@ -93,7 +96,7 @@ def take_batch(data: Arrays, order: Int32[Array, "n"], position: Array, batch_si
     """Take batch `position` of an epoch that goes through `data` in `order`. What fills it up is not real."""
     places = position.astype(jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     images = order[jnp.minimum(places, len(order) - 1)]
-    return Batch(data.images[images], data.labels[images], places < len(order))
+    return Batch(data.images[images], data.labels[images], places < len(order), images)
 
 
 def batch_sums(
@@ -105,12 +108,19 @@ def batch_sums(
     return losses.sum(dtype=losses.dtype), correct.sum(dtype=jnp.int32)
 
 
-def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed: int | Array) -> TrainState:
-    """Take one step on a batch, with the dropout masks of (seed, step)."""
-    key = DropoutKey.of_batch(random_stream(seed, DROPOUT, state.step), len(batch.images))
+def train_step(
+    recipe: Recipe, state: TrainState, batch: Batch, seed: int | Array, size: int | None = None
+) -> TrainState:
+    """Take one step on a batch, with the dropout masks of (seed, step).
+
+    size: of the images, for a recipe of several sizes.
+    """
+    key = BatchKey.of_batch(random_stream(seed, DROPOUT, state.step), len(batch.images), batch.real)
+
+    forward = recipe.forward if size is None else partial(recipe.forward, size=size)
 
     def objective(params: Any) -> tuple[Array, Any]:
-        logits, model_state = recipe.forward({"params": params, **state.model_state}, batch.images, key)
+        logits, model_state = forward({"params": params, **state.model_state}, batch.images, key)
         sums = batch_sums(logits, batch.labels, batch.real)
         return recipe.loss(logits, batch.labels, batch.real), (sums, model_state)
 
@@ -129,9 +139,21 @@ def make_train_steps(recipe: Recipe, batch_size: int, sharding: NamedSharding | 
     in. It is not static: one compilation serves a whole epoch and any part of one. A loss that is not finite ends the
     loop with the step that met it, and stays in `state.loss_sum`. The given state is donated.
 
+    A recipe of several sizes has a program for each; the function then chooses by the epoch, and is not jitted itself.
     sharding: how each batch is divided among devices; the state is the same on all.
     """
+    programs = {size: _program(recipe, batch_size, sharding, size) for size in recipe.sizes or (None,)}
+    if not recipe.sizes:
+        return programs[None]
 
+    def train_steps(state: TrainState, data: Arrays, *given: Any) -> TrainState:
+        epoch = int(state.step) // steps_per_epoch(len(data.images), batch_size)
+        return programs[recipe.size(epoch)](state, data, *given)
+
+    return train_steps
+
+
+def _program(recipe: Recipe, batch_size: int, sharding: NamedSharding | None, size: int | None) -> TrainSteps:
     @partial(jax.jit, donate_argnums=0, compiler_options=cpu.COMPILER_OPTIONS)
     def train_steps(state: TrainState, data: Arrays, seed: UInt32[Array, ""], count: Int32[Array, ""]) -> TrainState:
         per_epoch = jnp.uint32(steps_per_epoch(len(data.images), batch_size))
@@ -144,9 +166,17 @@ def make_train_steps(recipe: Recipe, batch_size: int, sharding: NamedSharding | 
 
         def step(state: TrainState) -> TrainState:
             batch = take_batch(data, order, state.step % per_epoch, batch_size)
+            if sharding is not None:
+                batch = lax.with_sharding_constraint(batch, sharding)
+            batch = batch._replace(
+                images=recipe.augment(
+                    batch, random_stream(seed, SHIFT, state.step), random_stream(seed, FLIP), state.step // per_epoch
+                )
+            )
+            with nullcontext() if sharding is None else use_abstract_mesh(sharding.mesh.abstract_mesh):  # `cpu` looks
+                state = train_step(recipe, state, batch, seed, size)
             if sharding is None:
-                return train_step(recipe, state, batch, seed)
-            state = train_step(recipe, state, lax.with_sharding_constraint(batch, sharding), seed)
+                return state
             return lax.with_sharding_constraint(state, NamedSharding(sharding.mesh, PartitionSpec()))
 
         return lax.while_loop(lambda s: (s.step < last) & jnp.isfinite(s.loss_sum), step, state)
@@ -165,6 +195,7 @@ def predict_logits(
 ) -> Float[Array, "n classes"]:
     """Compute the logits of any number of images, dropout off, in one dispatch; memory grows with `batch_size` only.
 
+    They are the mean over the views of an image that the network has, if it has several.
     sharding: how each batch is divided among devices.
     """
     batch_size = min(batch_size, max(len(images), 1))
@@ -174,7 +205,9 @@ def predict_logits(
     def logits(batch: Array) -> Array:
         if sharding is not None:
             batch = lax.with_sharding_constraint(batch, sharding)
-        return network.apply(variables, scale_pixels(batch, network.param_dtype))
+        seen = (scale_pixels(augment.viewed(batch, view), network.param_dtype) for view in network.views)
+        weighted = [network.apply(variables, x) * view.weight for x, view in zip(seen, network.views, strict=True)]
+        return sum(weighted[1:], weighted[0])
 
     outputs = lax.map(logits, padded.reshape(batches, batch_size, *images.shape[1:]))
     return outputs.reshape(batches * batch_size, -1)[: len(images)]

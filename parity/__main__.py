@@ -14,8 +14,10 @@ from typing import Any
 
 import parity
 from jaxcnn import cli, data, figures, files, platform
+from jaxcnn.config import DEFAULTS
 from jaxcnn.errors import UserError
-from jaxcnn.networks.tutorial import CNN
+from jaxcnn.networks import Network, describe
+from jaxcnn.recipe import recipe_for
 from jaxcnn.weights import check_classes
 from parity import figure, report
 from parity.bounds import FACTOR, float32_floor
@@ -24,14 +26,17 @@ from parity.files import require_torch, table_of
 EPILOG = """examples:
   python -m parity                                random weights, the embedded digits; about two minutes
   python -m parity runs/cifar10 --data-dir ~/tensorflow_datasets --json parity.json --figure parity.png
+  python -m parity --recipe speedrun              the second network; about five minutes
   python -m parity --torch mymodels.resnet:build --flax myports.resnet:build --input 2,3,32,32
 
-Our own network, if neither --torch nor --flax is given; else a pair of yours: functions without arguments that make the
-PyTorch module, and its Flax port in Linen or NNX. Which weight is which is found out.
+Our own network, if neither --torch nor --flax is given: that of WEIGHTS, or of --recipe. Else a pair of yours:
+functions without arguments that make the PyTorch module, and its Flax port in Linen or NNX. Which weight is which is
+found out.
 
-The chain: outputs and every activation, every gradient, single optimizer steps, 200 steps of training with dropout,
-evaluation. In float64 JAX and PyTorch agree to 1e-12 (training: 1e-9); in float32 JAX is at most twice as far from the
-float64 truth as PyTorch is. Then classic mistakes are made on purpose, and each has to be noticed where it is.
+The chain: outputs and every activation, every gradient, single optimizer steps, 200 steps of training with dropout
+(speedrun: 50, with batch statistics, Muon and augmentation), evaluation. In float64 JAX and PyTorch agree to 1e-12
+(training: 1e-9); in float32 JAX is at most twice as far from the float64 truth as PyTorch is. Then classic mistakes are
+made on purpose, and each has to be noticed where it is.
 Exit status: 0; 1 if something diverges, with the first tensor that does; 2 for bad usage or bad input."""
 
 
@@ -40,6 +45,8 @@ def parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser("Compare JAX with PyTorch, tensor by tensor, training included.", EPILOG)
     parser.prog = "python -m parity"
     parser.add_argument("weights", nargs="?", metavar="WEIGHTS", help="weights in any form (default: random ones)")
+    parser.add_argument("--recipe", choices=DEFAULTS,
+        help="whose network has random weights (default tutorial; speedrun-large is speedrun, wider)")  # fmt: skip
     cli.add_data_dir(parser)
     pair = parser.add_argument_group("a pair of your own")
     pair.add_argument("--torch", metavar="PKG.MOD:BUILD", help="a function that makes the PyTorch module")
@@ -51,7 +58,7 @@ def parser() -> cli.ArgumentParser:
     pair.add_argument("--controls", action="store_true",
         help="make classic mistakes in the port on purpose, and see that each is noticed")  # fmt: skip
     parser.add_argument("--steps", type=cli.positive_int, metavar="N",
-        help="length of the training that is compared (default 200; 5 for a pair of your own)")  # fmt: skip
+        help="length of the training that is compared (default 200; speedrun 50; a pair of your own 5)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every comparison as JSON")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw errors and bounds: .png, .svg or .pdf")
     return parser
@@ -77,8 +84,8 @@ def main() -> int:
     if arguments.torch or arguments.flax or arguments.input or arguments.inputs:
         if not (arguments.torch and arguments.flax and (arguments.input or arguments.inputs)):
             made.error("a pair of your own needs --torch, --flax, and --input or --inputs")
-        if arguments.weights or arguments.data_dir:
-            made.error("WEIGHTS and --data-dir are for our own network: --torch makes the weights of yours")
+        if arguments.weights or arguments.data_dir or arguments.recipe:
+            made.error("WEIGHTS, --recipe and --data-dir are for our own network: --torch makes the weights of yours")
         return own_pair(arguments)
     if arguments.controls:
         made.error("--controls is for a pair of your own: of our own network they are always made")
@@ -131,10 +138,16 @@ def call(where: str) -> Any:
         raise UserError(f"it fails: {what:.300}", where, f"{todo} ({at.filename}:{at.lineno})") from problem
 
 
+def network_of(recipe: Any) -> Network:
+    """Make the network of a recipe."""
+    return recipe_for(DEFAULTS[recipe]["cifar10"]).network
+
+
 def own_network(arguments: argparse.Namespace) -> int:
     """Compare our own network, and try the controls."""
     from parity.parts import run_parts
-    from parity.twins.cases import torch_draws
+    from parity.twins.cases import drawn
+    from parity.twins.training import grained
 
     start = time.monotonic()
     source = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None)
@@ -143,12 +156,15 @@ def own_network(arguments: argparse.Namespace) -> int:
         platform.start("cpu")  # the parts take what there is
         weights = parity.load_weights(arguments.weights)
         check_classes(weights, dataset.class_names, arguments.weights)
+        name = describe(weights.network)["name"]
+        if arguments.recipe and name != describe(network_of(arguments.recipe))["name"]:
+            raise UserError(f"weights of {name}, not of {arguments.recipe}", arguments.weights, "leave --recipe out")
         network, state_dict = weights.network, table_of(weights.network).to_torch(weights.variables)
     else:
-        network = CNN()
-        state_dict = torch_draws(network, 1)[0]
+        network = network_of(arguments.recipe or "tutorial")
+        state_dict = drawn(network, grained(dataset).train.images)
     print("comparing, in float64, in float32, and with mistakes made on purpose ...", file=sys.stderr)
-    found = run_parts(network, state_dict, source, arguments.steps or 200)
+    found = run_parts(network, state_dict, source, arguments.steps)
     checks, faults = found["checks"], found["faults"]
     failures = list(report.failures(checks, faults))
     print(f"{found['device']}; PyTorch {version('torch')} on the CPU, TF32 off on both sides")

@@ -67,13 +67,19 @@ def table_of(network: Network) -> Table:
     return TABLES[networks.describe(network)["name"]]
 
 
+def _in_files(table: Table) -> Table:
+    """Give a table the names that variables have in files: those that are no parameters start with their collection."""
+    return Table(tuple(e if e.collection == "params" else e._replace(flax=f"{e.collection}/{e.flax}")
+                       for e in table.expanded))  # fmt: skip
+
+
 def _is_flax(arrays: Iterable[str]) -> bool:
     return any(name.endswith("kernel") for name in arrays)
 
 
 def _in_flax_naming(arrays: NamedArrays, metadata: Mapping[str, str], where: Path) -> tuple[Network, NamedArrays]:
     """Carry arrays in either naming to Flax's, checked by the file's own names against the network that they are of."""
-    is_flax, entries = _is_flax(arrays), {entry.flax: entry for table in TABLES.values() for entry in table.entries}
+    is_flax, entries = _is_flax(arrays), {entry.flax: entry for table in TABLES.values() for entry in table.expanded}
 
     def flax_shape(name: str, axes: int) -> tuple[int, ...]:
         if is_flax:
@@ -82,7 +88,7 @@ def _in_flax_naming(arrays: NamedArrays, metadata: Mapping[str, str], where: Pat
         return entries[name].carry_shape(shape, "flax")
 
     network = flax_weights.network_of(metadata, flax_shape, where)
-    table, shapes = table_of(network), networks.variable_shapes(network)
+    table, shapes = _in_files(table_of(network)), networks.variable_shapes(network)
     flax_weights.check_arrays(arrays, shapes if is_flax else table.carry_shapes(shapes, "torch"), where)
     return network, arrays if is_flax else table.carry(arrays, "flax")
 

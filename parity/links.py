@@ -12,27 +12,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from optax import tree_utils
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn.files import NamedArrays
 from parity import torch_trace
 from parity.bounds import LEFT_OUT, Check, float32_floor, judge
+from parity.kinks import other_decisions
 from parity.pair import (
     Case,
     Pair,
     Pass,
     dropout_masks,
     flax_pass,
-    other_decisions,
+    torch_batch,
     torch_masks,
     torch_pass,
     torch_state,
+    training_statistics,
 )
 
 SIGMAS = 5.0  # of the number of kept elements
-STEP_RATE = 0.5  # of single steps: the new parameters show what the optimizer does in more than their last digits
 
-# (optimizer, variables, optimizer state, case) -> a state with params, opt_state, and loss_sum over the real images
+# (optimizer, variables, optimizer state, case) -> a state: variables, opt_state, and loss_sum over the real images
 Step = Callable[[Any, Any, Any, Case], Any]
 
 
@@ -58,18 +59,31 @@ def one_pass(pair: Pair, case: Case, compiled: bool = True) -> Generator[Check, 
         ours, *others = (getattr(one, link) for one in passes)
         return compare(pair, case.weights, link, ours, others, case=case.name)
 
-    ours, truth, *single = passes = both_passes(pair, case, compiled)
+    passes = both_passes(pair, case, compiled)
     yield from compared("activations", passes)
-    yield from _mask_rates(pair, case, ours)
+    yield from _mask_rates(pair, case, passes[0])
     yield from compared("outputs", passes)
+    yield from compared("statistics", passes)
     # An image's gradient is another function's if rounding put a ReLU or a maximum on another side.
-    kinks = np.any([other_decisions(pair, result, truth) > 0 for result in (ours, *single)], axis=0)
-    same = case._replace(real=case.real & ~kinks)
+    same = case
+    while (others := same.real & _kinks(pair, same, passes)).any():
+        same = same._replace(real=same.real & ~others)
+        if not same.real.any():
+            break
+        passes = both_passes(pair, same, compiled)
     left_out = float(1 - same.real.sum() / case.real.sum())
     yield Check(pair.precision, "gradients", "left_out", left_out, LEFT_OUT, case.name)
-    again = same.real.any() and (same.real != case.real).any()
-    yield from compared("gradients", both_passes(pair, same, compiled) if again else passes)
+    yield from compared("gradients", passes)
     return same
+
+
+def _kinks(pair: Pair, case: Case, passes: list[Pass]) -> np.ndarray:
+    """Tell of which images a pass has decided unlike the truth. [n]."""
+    ours, truth, *single = passes
+    found = np.any([other_decisions(pair, result, truth) > 0 for result in (ours, *single)], axis=0)
+    kinks = case.real.copy()
+    kinks[case.real if training_statistics(pair, case) else slice(None)] = found
+    return kinks
 
 
 def _mask_rates(pair: Pair, case: Case, ours: Pass) -> Iterator[Check]:
@@ -82,37 +96,41 @@ def _mask_rates(pair: Pair, case: Case, ours: Pass) -> Iterator[Check]:
 
 
 def torch_training(
-    pair: Pair, start: NamedArrays, batches: Sequence[Case], dtype: torch.dtype, learning_rate: float, **sgd: Any
+    pair: Pair, start: NamedArrays, batches: Sequence[Case], dtype: torch.dtype, options: Mapping[str, Any]
 ) -> NamedArrays:
-    """Train in PyTorch from a state with SGD, and return the state after it."""
+    """Train in PyTorch from a state, and return the state after it. options: of the optimizer."""
     state, loss_sum = torch_state(pair, start, dtype), float(start["loss"])
     params = {name: state[name] for name in pair.trained}
-    optimizer = torch.optim.SGD(params.values(), learning_rate, **sgd)
-    for name, p in params.items():
-        optimizer.state[p]["momentum_buffer"] = torch.tensor(start[f"{name}.momentum"], dtype=dtype)
-    for batch, loss in zip(batches, torch_steps(pair, state, optimizer, batches, dtype), strict=True):
-        loss_sum += loss * batch.real.sum()
-    buffers = {name: optimizer.state[p]["momentum_buffer"].numpy() for name, p in params.items() if "momentum" in sgd}
-    return snapshot({name: p.detach().numpy() for name, p in params.items()}, buffers, loss_sum)
+    optimizer = pair.torch_optimizer(params, **options)
+    moving = [p for group in optimizer.param_groups if group["momentum"] for p in group["params"]]
+    buffers = {name: optimizer.state[p] for name, p in params.items() if any(p is one for one in moving)}
+    for name, own in buffers.items():
+        own["momentum_buffer"] = torch.tensor(start[f"{name}.momentum"], dtype=dtype)
+    loss_sum += sum(reported for _, reported in torch_steps(pair, state, optimizer, batches, dtype))
+    arrays = {name: tensor.detach().numpy() for name, tensor in state.items()}
+    return snapshot(arrays, {name: own["momentum_buffer"].numpy() for name, own in buffers.items()}, loss_sum)
 
 
 def torch_steps(
     pair: Pair, state: Mapping[str, torch.Tensor], optimizer: Any, batches: Iterable[Case], dtype: torch.dtype,
     fixed: Mapping[str, torch.Tensor] | None = None,
-) -> Iterator[float]:  # fmt: skip
-    """Train in PyTorch, a step a batch with JAX's dropout masks; give each loss. `fixed` elements have no gradient."""
+) -> Iterator[tuple[float, float]]:  # fmt: skip
+    """Train in PyTorch, a step a batch with JAX's dropout masks; give each loss, and what is reported of it.
+
+    fixed: elements that have no gradient.
+    """
     for batch in batches:
         masks = dropout_masks(pair, pair.flax_input(batch.inputs, pair.precision), batch.key)
-        x, kept = pair.torch_input(batch.inputs, dtype), torch_masks(pair, masks)
+        (x, labels, real), kept = torch_batch(pair, batch, dtype), torch_masks(pair, masks, batch)
         output, _ = torch_trace.run(pair.torch_module, state, x, kept, pair.torch_kwargs(dtype))
-        loss = pair.torch_loss(output, batch.labels, batch.real)
+        loss = pair.torch_loss(output, labels, real)
         optimizer.zero_grad()
         loss.backward()
         for name, elements in (fixed or {}).items():
             if (gradient := state[name].grad) is not None:
                 gradient[elements] = 0
         optimizer.step()
-        yield loss.item()
+        yield loss.item(), pair.reported(output, labels, real)
 
 
 def snapshot(params: NamedArrays, buffers: NamedArrays, loss_sum: Any) -> NamedArrays:
@@ -123,23 +141,40 @@ def snapshot(params: NamedArrays, buffers: NamedArrays, loss_sum: Any) -> NamedA
 
 def flax_snapshot(pair: Pair, state: Any) -> NamedArrays:
     """Copy JAX's state of training."""
-    trees = state.params, tree_utils.tree_get(state.opt_state, "trace")
-    params, buffers = (pair.table.to_torch({"params": tree}) if tree else {} for tree in trees)
-    return snapshot(params, buffers, state.loss_sum)
+    buffers = pair.table.to_torch({**state.variables, "params": tree}) if (tree := momentum(state.opt_state)) else {}
+    buffers = {name: array for name, array in buffers.items() if name in pair.trained}
+    return snapshot(pair.table.to_torch(state.variables), buffers, state.loss_sum)
+
+
+def _place(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """Say of which parameter a leaf of an optimizer's state is the momentum; () if it is something else."""
+    names = [getattr(key, "name", "") for key in path]
+    return tuple(key.key for key in path[names.index("trace") + 1 :]) if "trace" in names else ()
+
+
+def momentum(opt_state: Any) -> Any:
+    """Find the momentum of all parameters in an optimizer's state, whatever parts it is made of; {} if it has none."""
+    leaves = jax.tree_util.tree_leaves_with_path(opt_state)
+    return unflatten_dict({place: leaf for path, leaf in leaves if (place := _place(path))})
+
+
+def with_momentum(opt_state: Any, trace: Any) -> Any:
+    """Give an optimizer's state another momentum, if it has any."""
+    known = flatten_dict(trace)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: known.get(_place(path), leaf), opt_state)
 
 
 def steps(pair: Pair, take_step: Step, case: Case, compiled: bool = True) -> Iterator[Check]:
-    """Compare one step of each kind of SGD, from momentum buffers that are not zero."""
+    """Compare one step of each kind of optimizer, from momentum buffers that are not zero."""
     rng = np.random.default_rng(0)
-    buffers = {name: rng.normal(0, 0.01, array.shape).astype(np.float32) for name, array in case.weights.items()}
+    buffers = {name: rng.normal(0, 0.01, array.shape).astype(np.float32) if name in pair.trained else array
+               for name, array in case.weights.items()}  # fmt: skip
 
     @jax.jit  # all kinds at once: the compiler sees that they share their gradient
     def taken(variables: Any, trace: Any, batch: dict[str, Any]) -> dict[str, Any]:
         after = {}
-        for kind, (options, optimizer) in pair.optimizers.items():
-            opt_state = optimizer.init(variables["params"])
-            if options:
-                opt_state = tree_utils.tree_set(opt_state, trace=trace["params"])
+        for kind, (_, optimizer) in pair.optimizers.items():
+            opt_state = with_momentum(optimizer.init(variables["params"]), trace["params"])
             after[kind] = take_step(optimizer, variables, opt_state, case._replace(**batch))
         return after
 
@@ -148,5 +183,5 @@ def steps(pair: Pair, take_step: Step, case: Case, compiled: bool = True) -> Ite
         after = taken(pair.variables(case.weights), pair.variables(buffers), batch)
     start = snapshot(case.weights, buffers, 0.0)
     for kind, (options, _) in pair.optimizers.items():
-        theirs = [torch_training(pair, start, [case], dtype, STEP_RATE, **options) for dtype in pair.dtypes]
+        theirs = [torch_training(pair, start, [case], dtype, options) for dtype in pair.dtypes]
         yield from compare(pair, case.weights, "step", flax_snapshot(pair, after[kind]), theirs, case=kind)

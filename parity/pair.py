@@ -19,6 +19,7 @@ from parity.calls import Trace, bracketed, leaves
 from parity.table import Entry, Table
 from parity.torch_trace import channels_first, channels_last
 
+STEP_RATE = 0.5  # of single steps: the new parameters show what the optimizer does in more than their last digits
 QUICK = {"xla_backend_optimization_level": 0}
 
 
@@ -65,6 +66,11 @@ class Pair:
     torch_kwargs: Callable[[torch.dtype], dict[str, Any]] = lambda dtype: {}
     train: bool = False  # PyTorch is in training mode, whether there are dropout masks or not
     dtype: str | None = None  # what Flax's modules compute in that were told to compute in another type
+    statistics: tuple[str, ...] = ()  # buffers that training changes: PyTorch is then given the real images only
+    keyed: Callable[[Any, Any], Any] = lambda key, real: key  # (key, real) -> Flax's key, told which images are real
+    reported: Callable[..., float] = lambda *given: 0.0  # (output, labels, real) -> the loss that training sums up
+    # (parameters by name, options of a kind) -> optimizer
+    torch_optimizer: Callable[..., Any] = lambda params, lr=STEP_RATE, **o: torch.optim.SGD(params.values(), lr, **o)
 
     @property
     def dtypes(self) -> list[torch.dtype]:
@@ -114,6 +120,7 @@ class Pass(NamedTuple):
     outputs: NamedArrays  # of the network, and the loss
     gradients: NamedArrays  # of every parameter, from the last back to the first, and of the input
     masks: NamedArrays  # what each dropout kept; none if it is off
+    statistics: NamedArrays  # after a pass of training
 
 
 def label(entry: Entry) -> str:
@@ -125,8 +132,8 @@ def flax_pass(pair: Pair, case: Case, compiled: bool = True) -> Pass:
     """Run a case forward and backward in JAX."""
     x, variables = pair.flax_input(case.inputs, pair.precision), pair.variables(case.weights)
     with jax.disable_jit(not compiled):
-        loss, output, seen, gradients, dx = jitted(pair, _loss)(
-            pair, variables, x, _array(case.labels), _array(case.real), case.key
+        loss, output, after, seen, gradients, dx = jitted(pair, _loss)(
+            pair, variables, x, _array(case.labels), _array(case.real), pair.keyed(case.key, _array(case.real))
         )
     if pair.seen_apart and pair.names and not pair.names.activations:
         seen = {}, {}, dropout_masks(pair, x, case.key)
@@ -145,7 +152,15 @@ def flax_pass(pair: Pair, case: Case, compiled: bool = True) -> Pass:
         backwards |= {e.flax: dx[e.flax] for e in pair.names.inputs if e.flax in dx}
     else:
         activations, backwards = {**given, **activations}, {**backwards, **dx}
-    found = inputs, activations, {**outputs, "loss": loss}, backwards, {} if case.key is None else masks
+    if training_statistics(pair, case):
+        kept = np.asarray(case.real)
+        inputs, activations, outputs = (
+            {n: a[kept] for n, a in some.items()} for some in (inputs, activations, outputs)
+        )
+        backwards |= {name: backwards[name][kept] for name in dx}
+        after = {name: array for name, array in pair.table.to_torch(after).items() if name in pair.statistics}
+    masks, after = {} if case.key is None else masks, after or {}
+    found = inputs, activations, {**outputs, "loss": loss}, backwards, masks, after
     return Pass(*({name: np.asarray(array) for name, array in arrays.items()} for arrays in found))
 
 
@@ -155,13 +170,14 @@ def _loss(pair: Pair, variables: Any, x: Any, labels: Any, real: Any, key: Any) 
 
     def of(params: Any, floats: Any) -> Any:
         inputs = jax.tree.unflatten(jax.tree.structure(x), [floats.get(name, leaf) for name, leaf in given.items()])
-        (output, _), trace = pair.run({**variables, "params": params}, inputs, key)
-        return pair.flax_loss(output, labels, real), (output, None if pair.seen_apart else _seen(trace))
+        (output, after), trace = pair.run({**variables, "params": params}, inputs, key)
+        after = after if pair.statistics and key is not None else None
+        return pair.flax_loss(output, labels, real), (output, after, None if pair.seen_apart else _seen(trace))
 
-    (loss, (output, seen)), (gradients, dx) = jax.value_and_grad(of, argnums=(0, 1), has_aux=True)(
+    (loss, (output, after, seen)), (gradients, dx) = jax.value_and_grad(of, argnums=(0, 1), has_aux=True)(
         variables["params"], floats
     )
-    return loss, output, seen, gradients, dx
+    return loss, output, after, seen, gradients, dx
 
 
 def _seen(trace: Trace) -> Any:
@@ -175,9 +191,8 @@ def _masks(pair: Pair, variables: Any, x: Any, key: Any) -> Any:
 
 def dropout_masks(pair: Pair, x: Any, key: Any) -> NamedArrays:
     """Compute what each dropout keeps: the rest of the network is compiled away."""
-    if key is None:
-        return {}
-    if pair.names and not pair.names.draws:
+    drawn = pair.names.draws if pair.names else [m for m in pair.torch_module.modules() if isinstance(m, nn.Dropout)]
+    if key is None or not drawn:
         return {}
     try:
         return jax.device_get(jitted(pair, _masks)(pair, pair.zeros, x, key))
@@ -185,8 +200,8 @@ def dropout_masks(pair: Pair, x: Any, key: Any) -> NamedArrays:
         return {n: np.asarray(d.mask) for n, d in pair.run(pair.zeros, x, key, eager=True)[1].draws.items()}
 
 
-def torch_masks(pair: Pair, masks: NamedArrays) -> dict[str, torch.Tensor] | None:
-    """Carry the dropout masks of JAX to PyTorch's places; None if dropout is off."""
+def torch_masks(pair: Pair, masks: NamedArrays, case: Case) -> dict[str, torch.Tensor] | None:
+    """Carry the dropout masks of JAX to PyTorch's places; None if a case is none of training."""
     if pair.names:
         carried = {
             e.torch: torch.from_numpy(e.carry(masks[e.flax], "torch").copy())
@@ -195,7 +210,20 @@ def torch_masks(pair: Pair, masks: NamedArrays) -> dict[str, torch.Tensor] | Non
         }
     else:
         carried = {name: channels_first(mask) for name, mask in masks.items()}
-    return carried if masks or pair.train else None
+    return carried if masks or pair.train or training_statistics(pair, case) else None
+
+
+def training_statistics(pair: Pair, case: Case) -> bool:
+    """Tell if images are normalised by the statistics of those that are real."""
+    return bool(pair.statistics) and case.key is not None
+
+
+def torch_batch(pair: Pair, case: Case, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    """Make PyTorch's inputs, labels, and say which are real: all, where those that are not would change statistics."""
+    x, kept = pair.torch_input(case.inputs, dtype), case.real
+    if not training_statistics(pair, case):
+        return x, case.labels, kept
+    return tuple(tensor[kept] for tensor in x), case.labels[kept], kept[kept]
 
 
 def torch_forward(pair: Pair, case: Case, dtype: torch.dtype) -> tuple[Any, Trace]:
@@ -206,10 +234,11 @@ def torch_forward(pair: Pair, case: Case, dtype: torch.dtype) -> tuple[Any, Trac
 
 def torch_pass(pair: Pair, case: Case, dtype: torch.dtype, masks: NamedArrays) -> Pass:
     """Run the same in PyTorch, with the dropout masks of JAX."""
-    state, x = torch_state(pair, case.weights, dtype), pair.torch_input(case.inputs, dtype)
+    state, (x, labels, real) = torch_state(pair, case.weights, dtype), torch_batch(pair, case, dtype)
     floats = {name: t.requires_grad_() for name, t in named(list(x), "input").items() if t.is_floating_point()}
-    output, trace = torch_trace.run(pair.torch_module, state, x, torch_masks(pair, masks), pair.torch_kwargs(dtype))
-    loss = pair.torch_loss(output, case.labels, case.real)
+    kept = torch_masks(pair, masks, case)
+    output, trace = torch_trace.run(pair.torch_module, state, x, kept, pair.torch_kwargs(dtype))
+    loss = pair.torch_loss(output, labels, real)
     wanted = {**floats, **{name: state[name] for name in pair.trained}}
     found = torch.autograd.grad(loss, [*wanted.values()], allow_unused=True, materialize_grads=True)
     gradients = dict(zip(wanted, found, strict=True))
@@ -223,7 +252,8 @@ def torch_pass(pair: Pair, case: Case, dtype: torch.dtype, masks: NamedArrays) -
     else:
         activations, inputs, outputs = {**_last(given), **as_flax(trace)}, _last(inputs), _last(outputs)
         backwards |= _last({name: gradients[name] for name in floats})
-    return Pass(inputs, activations, {**outputs, "loss": loss.detach().numpy()}, backwards, masks)
+    after = {name: state[name].numpy() for name in pair.statistics if training_statistics(pair, case)}
+    return Pass(inputs, activations, {**outputs, "loss": loss.detach().numpy()}, backwards, masks, after)
 
 
 def _carried(entries: tuple[Entry, ...], arrays: Mapping[str, torch.Tensor]) -> NamedArrays:
@@ -263,22 +293,3 @@ def named(value: Any, name: str) -> dict[str, Any]:
 
 def _array(array: np.ndarray | None) -> Any:
     return None if array is None else jnp.asarray(array)
-
-
-def decisions(pair: Pair, result: Pass) -> NamedArrays:
-    """Say what the derivative hangs on: the side of each ReLU, and which element of each window is its maximum."""
-    sides = {}
-    for name, x in result.inputs.items():
-        module = pair.torch_module.get_submodule(name.partition("#")[0].replace("/", "."))
-        if isinstance(module, nn.ReLU):
-            sides[name] = x > 0
-        if isinstance(module, nn.MaxPool2d):
-            window: Any = module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
-            sides[name] = channels_last(nn.functional.max_pool2d_with_indices(channels_first(x), *window)[1])
-    return sides
-
-
-def other_decisions(pair: Pair, result: Pass, truth: Pass) -> np.ndarray:
-    """Count the places in which each image's decisions differ from the truth's. [n]."""
-    ours, theirs = decisions(pair, result), decisions(pair, truth)
-    return sum((ours[name] != theirs[name]).reshape(len(ours[name]), -1).sum(axis=1) for name in ours)

@@ -11,9 +11,11 @@ import torch
 
 from jaxcnn import data, platform
 from jaxcnn.files import NamedArrays
-from jaxcnn.networks import Network
-from parity.twins import cases, controls, training
+from jaxcnn.networks import Network, describe
+from parity.twins import controls, speedrun_controls, training
+from parity.twins.pairs import pair_of
 
+MISTAKES: dict[str, Any] = {"tutorial": controls, "speedrun": speedrun_controls}  # by network
 PARTS = ("float64", "float32", "controls")
 
 
@@ -32,15 +34,16 @@ def run_parts(*given: Any) -> dict[str, Any]:
 
 
 def part(
-    name: str, network: Network, weights: NamedArrays, source: tuple[str, str | None], steps: int
+    name: str, network: Network, weights: NamedArrays, source: tuple[str, str | None], steps: int | None
 ) -> dict[str, Any]:
     """Compare a network with its twin in one precision; or try the controls, on the digits."""
     device = platform.describe(platform.start(None), "float32")
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     with jax.enable_x64(name != "float32"):
         if name == "controls":
-            initial = training.initial(cases.pair_of(controls.NETWORK, controls.PRECISION))
-            faults = controls.run(controls.small_trial(data.load("digits")))
+            of = MISTAKES[describe(network)["name"]]
+            initial = training.initial(pair_of(of.NETWORK, controls.PRECISION))
+            faults = controls.run(of.small_trial(data.load("digits")), of.NETWORK, of.CONTROLS)
             return {"device": device, "checks": list(initial), "faults": faults}
-        trial = training.Trial(weights, data.load(*source), steps=steps)
-        return {"device": device, "checks": list(training.checks(cases.pair_of(network, name), trial))}
+        trial = training.trial_of(network, weights, data.load(*source), steps)
+        return {"device": device, "checks": list(training.checks(pair_of(network, name), trial))}

@@ -63,7 +63,7 @@ class Training:
         state = torch_state(self.pair, start, dtype)
         optimizer = self.optimizer[0]([state[name] for name in self.pair.trained])
         fixed = {name: torch.tensor(mask | self.held.get(name, False)) for name, mask in still.items()}
-        for loss in torch_steps(self.pair, state, optimizer, batches, dtype, fixed):
+        for loss, _ in torch_steps(self.pair, state, optimizer, batches, dtype, fixed):
             yield self.named({name: t.detach().numpy() for name, t in state.items()}, loss)
 
     def flax_states(self, start: NamedArrays, batches: list[Case], still: NamedArrays) -> Iterator[NamedArrays]:

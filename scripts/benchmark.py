@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
 
 import contenders
+from contenders import CIFAR10, Case
 
 from jaxcnn import cli
+from jaxcnn.config import DEFAULTS
+from jaxcnn.errors import UserError
 from jaxcnn.progress import Update, progress
 
 if TYPE_CHECKING:
@@ -27,9 +31,12 @@ EXAMPLES = """examples:
   python scripts/benchmark.py                                  about 8 minutes; keep the machine otherwise idle
   python scripts/benchmark.py --batch-sizes 32 --json bench.json    writes bench.png too
   python scripts/benchmark.py --scaling --json bench.json           and bench.scaling.png
+  python scripts/benchmark.py --recipe speedrun                     the same network and recipe in PyTorch
 
 Each contender runs in a process of its own on all cores, with the same network and images. All are warmed up, then
-timed in turn (A B C A B C ...). A ratio is PyTorch's best median over this project's; above 1, ours is faster."""
+timed in turn (A B C A B C ...). A ratio is PyTorch's best median over this project's; above 1, ours is faster.
+Training is all of a step: augmentation, gradients, optimizer. Speedrun's images grow: each size is timed, and the whole
+training added up of them. Inference looks at an image once, where speedrun's evaluation takes six views of it."""
 
 CONTENDERS = {  # what they are, and their colours in figures
     "jaxcnn": ("this project", "#4477aa"),
@@ -39,33 +46,39 @@ CONTENDERS = {  # what they are, and their colours in figures
     "torch-compile": ("torch.compile", "#882255"),
 }
 TASKS = ("training", "inference")
+RECIPES = {"tutorial": (32, 128, 512), "speedrun": (1000,), "speedrun-large": (1000,)}  # and their batch sizes
 SCALING = {"batch size": (1, 4, 16, 64, 256, 1024, 2048), "width": (1, 2, 3, 4)}
 ROW = "  {:20} {median:10.1f} {min:8.1f} {max:8.1f} {share_of_matmul:10.0%} {first_step_s:9.1f} s {peak_mb:6.0f} MB"
 HEAD = f"  {'':20} {'ms: median':>10} {'min':>8} {'max':>8} {'of matmul':>10} {'first step':>11} {'peak':>9}"
 FIRST_STEP = """
 from jaxcnn import data, fit, platform, sharding, train
 from jaxcnn.config import DEFAULTS
-mesh = sharding.make_mesh(platform.start(None), 1, DEFAULTS["digits"].batch_size)
-trainer = fit.Trainer(DEFAULTS["digits"], data.load("digits"), mesh)
+mesh = sharding.make_mesh(platform.start(None), 1, DEFAULTS["tutorial"]["digits"].batch_size)
+trainer = fit.Trainer(DEFAULTS["tutorial"]["digits"], data.load("digits"), mesh)
 trainer.steps(train.create_state(trainer.recipe, 0), 1)"""
 
 
-def flops(task: str, width: int) -> int:
+def flops(case: Case) -> int:
     """Return the multiplications and additions of an image's matrix products: two for each weight and position."""
-    channels, hidden = 32 * width, 512 * width
-    conv1, rest = 2 * 1024 * 27 * channels, 2 * (1024 * 9 * channels**2 + 256 * channels * hidden + 10 * hidden)
-    # Training does each product three times (forward, both gradients), conv1's twice: its input needs no gradient.
-    return {"training": 2 * conv1 + 3 * rest, "inference": conv1 + rest}[task]
+    from jaxcnn.compute import layer_flop
+    from jaxcnn.networks import variable_shapes
+    from jaxcnn.recipe import recipe_for
+
+    network = recipe_for(case.config).network
+    layers = layer_flop(network, case.size)
+    name, *_ = layers
+    # Training does each product three times (forward, both gradients), the first layer's twice, as its input needs no
+    # gradient, and only once if its kernel is constant.
+    spared = layers[name] * (2 if f"constants/{name}/kernel" in variable_shapes(network) else 1)
+    return {"training": 3 * sum(layers.values()) - spared, "inference": sum(layers.values())}[case.task]
 
 
-def measure(
-    task: str, batch_size: int, rounds: int, update: Update, width: int = 1, names: Iterable[str] = CONTENDERS
-) -> dict[str, Any]:
+def measure(case: Case, rounds: int, update: Update, names: Iterable[str] = CONTENDERS) -> dict[str, Any]:
     """Time the contenders in turn, and return their milliseconds a step and shares of the speed of matrix products."""
     running, absent = {}, {}
     for name in [*names, "matmul"]:
         try:
-            running[name] = contenders.Contender(name, task, batch_size, width)
+            running[name] = contenders.Contender(name, case)
         except Exception as problem:  # torch.compile wants a C++ compiler
             absent[name] = str(problem).partition("\n")[0]
     steps = {name: max(1, round(1000 / contender.run(1))) for name, contender in running.items()}
@@ -81,12 +94,27 @@ def measure(
     rows: dict[str, Any] = {}
     for name, contender in running.items():
         ms = {"median": statistics.median(contender.ms), "min": min(contender.ms), "max": max(contender.ms)}
-        share = flops(task, width) * batch_size / ms["median"] / 1e6 / gflops
+        share = flops(case) * case.batch_size / ms["median"] / 1e6 / gflops
         rows[name] = {"ms": ms, "share_of_matmul": share, **contender.facts}
-    torches = [row["ms"]["median"] for name, row in rows.items() if name.startswith("torch")]
-    ratio = min(torches) / rows["jaxcnn"]["ms"]["median"] if torches else None
-    summary = {"task": task, "batch_size": batch_size, "matmul_gflops": gflops, "ratio": ratio}
-    return {**summary, "rows": rows, "absent": absent}
+    what = {"recipe": case.recipe, "task": case.task, "batch_size": case.batch_size, "size": case.size}
+    ratio = ratio_of({name: row["ms"]["median"] for name, row in rows.items()})
+    return {**what, "matmul_gflops": gflops, "ratio": ratio, "rows": rows, "absent": absent}
+
+
+def ratio_of(times: dict[str, float]) -> float | None:
+    """Return PyTorch's best time over this project's; None if there is no PyTorch."""
+    torches = [time for name, time in times.items() if name.startswith("torch")]
+    return min(torches) / times["jaxcnn"] if torches else None
+
+
+def whole_training(results: Sequence[dict[str, Any]], sizes: Sequence[int]) -> dict[str, Any]:
+    """Add up a training of CIFAR-10 whose epochs have images of these sizes, from its steps at each of them."""
+    (batch_size,) = {result["batch_size"] for result in results}
+    ms = {result["size"]: {name: row["ms"]["median"] for name, row in result["rows"].items()} for result in results}
+    names = [name for name in CONTENDERS if all(name in row for row in ms.values())]
+    per_epoch = -(-CIFAR10 // batch_size)
+    seconds = {name: sum(ms[size][name] for size in sizes) * per_epoch / 1000 for name in names}
+    return {"batch_size": batch_size, "epochs": dict(Counter(sizes)), "seconds": seconds, "ratio": ratio_of(seconds)}
 
 
 def command_to_first_step(**settings: str) -> float:
@@ -103,7 +131,7 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         ratio = f"  best PyTorch / jaxcnn = {result['ratio']:.2f}" if result["ratio"] else ""
         speed = f"matrix products at {result['matmul_gflops']:.0f} GFLOP/s"
-        lines += [f"\n{result['task']}, batch {result['batch_size']}: {speed}{ratio}", HEAD]
+        lines += [f"\n{result['task']}, batch {result['batch_size']}{detail(result)}: {speed}{ratio}", HEAD]
         for name, row in result["rows"].items():
             count, sent = row["dispatches_and_bytes_sent"] or (0, 0)
             cost = f"  {row['steps']} steps in {count} dispatch{'es' * (count > 1)}, {sent} bytes sent" if count else ""
@@ -112,18 +140,39 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def detail(result: dict[str, Any]) -> str:
+    """Say what is measured, where a recipe leaves a choice."""
+    if result["recipe"] == "tutorial":
+        return ""
+    return f", {result['size']} pixels" if result["task"] == "training" else ", one view of an image"
+
+
+def whole_table(wholes: Sequence[dict[str, Any]]) -> str:
+    """Return the whole trainings as aligned text."""
+    lines = []
+    for whole in wholes:
+        ratio = f"  best PyTorch / jaxcnn = {whole['ratio']:.2f}" if whole["ratio"] else ""
+        epochs = ", ".join(f"{number} at {size} pixels" for size, number in whole["epochs"].items())
+        total = sum(whole["epochs"].values())
+        lines += [f"\n\nthe whole training, batch {whole['batch_size']}: {total} epochs ({epochs}){ratio}"]
+        lines += [f"  {name:20} {seconds:10.0f} s" for name, seconds in whole["seconds"].items()]
+    return "\n".join(lines)
+
+
 def draw(results: list[dict[str, Any]]) -> "Figure":
     """Draw each contender's images a second, with a panel for each task and a group of bars for each batch size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
+    names = [name for name in CONTENDERS if any(name in result["rows"] for result in results)]
     for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
         chosen = [result for result in results if result["task"] == task]
-        for place, (name, (label, colour)) in enumerate(CONTENDERS.items(), start=-2):
+        for place, name in enumerate(names, start=-(len(names) // 2)):
+            label, colour = CONTENDERS[name]
             measured = [(group, result) for group, result in enumerate(chosen) if name in result["rows"]]
             heights = [1000 * result["batch_size"] / result["rows"][name]["ms"]["median"] for _, result in measured]
             axes.bar([group + 0.16 * place for group, _ in measured], heights, 0.15, color=colour, label=label)
-        axes.set_xticks(range(len(chosen)), [f"batch {r['batch_size']}" for r in chosen])
+        axes.set_xticks(range(len(chosen)), [f"batch {r['batch_size']}{detail(r)}".replace(", ", "\n") for r in chosen])
         axes.set(title=task, ylabel="images a second")
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside upper center", ncols=3)
@@ -132,9 +181,11 @@ def draw(results: list[dict[str, Any]]) -> "Figure":
 
 def scaling(rounds: int, update: Update) -> dict[str, list[dict[str, Any]]]:
     """Measure training by batch size, and at batch 32 by width, in multiples of the tutorial's."""
-    training = partial(measure, "training", rounds=rounds, update=update, names=("jaxcnn", "torch-channels-last"))
+    training = partial(measure, rounds=rounds, update=update, names=("jaxcnn", "torch-channels-last"))
     sizes, widths = SCALING.values()
-    return {"batch size": [training(size) for size in sizes], "width": [training(32, width=width) for width in widths]}
+    cases = {"batch size": [Case("training", size) for size in sizes],
+             "width": [Case("training", 32, width=width) for width in widths]}  # fmt: skip
+    return {what: [training(case) for case in some] for what, some in cases.items()}
 
 
 def draw_scaling(results: dict[str, list[dict[str, Any]]]) -> "Figure":
@@ -165,10 +216,12 @@ def parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
     add("--json", type=Path, metavar="FILE", help="write all numbers as JSON, and draw figures beside it")
-    add("--batch-sizes", type=int, choices=[2**k for k in range(12)], nargs="+", default=[32, 128, 512], metavar="N",
-        help="powers of two up to 2048 (default 32 128 512)")  # fmt: skip
+    add("--recipe", choices=RECIPES, default="tutorial", help="the network and its training (default tutorial)")
+    add("--batch-sizes", type=cli.number(1, 2048, int), nargs="+", metavar="N",
+        help="up to 2048 (default 32 128 512; 1000 for speedrun)")  # fmt: skip
     add("--rounds", type=cli.positive_int, default=7, metavar="N", help="how often each is timed (default 7)")
-    add("--scaling", action="store_true", help="also by batch size 1 to 2048 and width x1 to x4; 5 minutes more")
+    add("--scaling", action="store_true",
+        help="the tutorial's training by batch size 1 to 2048 and width x1 to x4 too; 5 minutes more")  # fmt: skip
     return parser
 
 
@@ -176,26 +229,38 @@ def main() -> None:
     """Measure, print the table, and write JSON and figures."""
     arguments = parser().parse_args()
     # Here, since they import JAX, and PyTorch's processes import this module.
-    from jaxcnn import figures, files
+    from jaxcnn import figures, files, platform
+    from jaxcnn.recipe import recipe_for
     from parity.files import require_torch
 
     require_torch("scripts/benchmark.py")
     files.check_folder(arguments.json)
-    rounds, sizes = arguments.rounds, arguments.batch_sizes
-    points = len(TASKS) * len(sizes) + (sum(map(len, SCALING.values())) if arguments.scaling else 0)
+    recipe, rounds = arguments.recipe, arguments.rounds
+    if arguments.scaling and recipe != "tutorial":
+        raise UserError("it measures the tutorial's network", "--scaling", "leave it or --recipe out")
+    platform.start("cpu")  # this process computes nothing: it only asks for shapes
+    sizes = recipe_for(DEFAULTS[recipe]["cifar10"]).sizes
+    batch_sizes = arguments.batch_sizes or RECIPES[recipe]
+    trained = [Case("training", n, recipe, size=size) for n in batch_sizes for size in sorted(set(sizes or (32,)))]
+    cases = [*trained, *(Case("inference", n, recipe) for n in batch_sizes)]
+    names = [name for name in CONTENDERS if name != "flax" or recipe == "tutorial"]
+    points = len(cases) + (sum(map(len, SCALING.values())) if arguments.scaling else 0)
     with progress("benchmark", rounds * points, "rounds") as update:
-        results = [measure(task, size, rounds, update) for task in TASKS for size in sizes]
+        results = [measure(case, rounds, update, names) for case in cases]
         grown = scaling(rounds, update) if arguments.scaling else {}
+    of_batch = [[r for r in results if r["task"] == "training" and r["batch_size"] == n] for n in batch_sizes]
+    wholes = [whole_training(some, sizes) for some in of_batch] if sizes else []
     # A user waits for the warm one, since pip compiles bytecode as it installs.
     cold = command_to_first_step(PYTHONDONTWRITEBYTECODE="1", PYTHONPYCACHEPREFIX=os.devnull)
     seconds = {"cold": cold, "warm": command_to_first_step()}
     versions = {name: version(name) for name in ("jax", "flax", "torch")}
     print(f"{os.cpu_count()} cores, {machine.machine()}, Python {machine.python_version()}", end=", ")
     print(", ".join(f"{name} {number}" for name, number in versions.items()))
-    print(table(sum(grown.values(), results)))
+    print(table(sum(grown.values(), results)) + whole_table(wholes))
     print(f"\nfrom the command to the first step: {seconds['cold']:.1f} s cold, {seconds['warm']:.1f} s warm")
     if arguments.json:
-        report = {"results": results, "scaling": grown, "command_to_first_step_s": seconds, "versions": versions}
+        report = {"results": results, "whole_trainings": wholes, "scaling": grown}
+        report |= {"command_to_first_step_s": seconds, "versions": versions}
         files.write_text(arguments.json, json.dumps(report, indent=2) + "\n")
         figures.save(draw(results), arguments.json.with_suffix(".png"))
         if grown:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import cycle, islice
 from multiprocessing import get_context
@@ -12,65 +13,102 @@ from typing import Any
 
 import numpy as np
 
-IMAGES = 2048
+from jaxcnn.config import DEFAULTS, Config
+
+IMAGES, CIFAR10 = 2048, 50_000  # that the contenders work on, at least; that a training has
 
 Cost = tuple[int, int] | None  # dispatches, and bytes sent to the device with them; None if there are no dispatches
 Run = Callable[[int], Cost]  # does a number of steps
 
 
-def fixed_data() -> tuple[Any, Any]:
-    """Return the images, uint8 [IMAGES, 32, 32, 3], and the labels that every contender works on."""
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8), rng.integers(0, 10, IMAGES, np.uint8)
+@dataclass(frozen=True)
+class Case:
+    """What the contenders are compared at.
+
+    task: training or inference.  width: of the network, in multiples of the recipe's.  size: of a trained image.
+    """
+
+    task: str
+    batch_size: int
+    recipe: str = "tutorial"
+    width: int = 1
+    size: int = 32
+
+    @property
+    def config(self) -> Config:
+        """Return the configuration of the whole training."""
+        default = DEFAULTS[self.recipe]["cifar10"]
+        return replace(default, batch_size=self.batch_size, widths=tuple(self.width * n for n in default.widths))
+
+    @property
+    def steps(self) -> int:
+        """Return the steps of the whole training."""
+        return self.config.epochs * -(-CIFAR10 // self.batch_size)
 
 
-def jax_runner(task: str, batch_size: int, width: int) -> Run:
+def fixed_data(batch_size: int) -> tuple[Any, Any]:
+    """Return the images, uint8 [n, 32, 32, 3], and the labels that every contender works on, in whole batches."""
+    rng, images = np.random.default_rng(0), -(-IMAGES // batch_size) * batch_size
+    return rng.integers(0, 256, (images, 32, 32, 3), np.uint8), rng.integers(0, 10, images, np.uint8)
+
+
+def jax_runner(case: Case) -> Run:
     """Return a run of this project, which does all steps in one dispatch."""
     import jax.numpy as jnp
 
-    from jaxcnn import CNN, platform, recipe, train
+    from jaxcnn import platform, train
+    from jaxcnn.augment import ONE_VIEW
+    from jaxcnn.recipe import recipe_for
 
     platform.start(None)
-    data, seed = train.Arrays(*map(jnp.asarray, fixed_data())), jnp.uint32(0)
-    tutorial = recipe.tutorial(CNN(32 * width, 512 * width), 0.001, 0.9)
-    state, train_steps = train.create_state(tutorial, 0), train.make_train_steps(tutorial, batch_size)
-    images = cache(lambda count: data.images[jnp.arange(count) % IMAGES])
+    batch_size, arrays = case.batch_size, fixed_data(case.batch_size)
+    data, seed = train.Arrays(*map(jnp.asarray, arrays)), jnp.uint32(0)
+    recipe = recipe_for(case.config, batch_size=batch_size, steps=case.steps)
+    recipe = replace(recipe, sizes=(case.size,)) if recipe.sizes else recipe  # that of all epochs
+    state, train_steps = train.create_state(recipe, 0, arrays[0]), train.make_train_steps(recipe, batch_size)
+    # The network, but that an image is looked at once, as PyTorch looks at it.
+    network = type("OneView", (type(recipe.network),), {"views": ONE_VIEW})(*case.config.widths)
+    images = cache(lambda count: data.images[jnp.arange(count) % len(data.images)])
 
     def run(steps: int) -> Cost:
         nonlocal state
-        if task == "training":
+        if case.task == "training":
+            before = int(state.step)
             state = train_steps(state, data, seed, np.int32(steps))
-            state.loss_sum.block_until_ready()
+            if int(state.step) != before + steps:  # which waits for it
+                raise RuntimeError("the loss is not finite, which ends training")
             return 1, 4
         batches = images(steps * batch_size)
-        train.predict_logits(tutorial.network, state.variables, batches, batch_size=batch_size).block_until_ready()
+        train.predict_logits(network, state.variables, batches, batch_size=batch_size).block_until_ready()
         return 1, 0
 
     return run
 
 
-def flax_runner(task: str, batch_size: int, width: int) -> Run:
-    """Return a run of the network in stock Flax layers, as a user would write it, stepped from Python."""
+def flax_runner(case: Case) -> Run:
+    """Return a run of the tutorial's network in stock Flax layers, as a user would write it, stepped from Python."""
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
     import optax
     from flax.training.train_state import TrainState
 
+    batch_size, (channels, hidden) = case.batch_size, case.config.widths
+
     class Stock(nn.Module):
         @nn.compact
         def __call__(self, x: Any, train: bool) -> Any:
-            x = nn.Dropout(0.3, deterministic=not train)(nn.relu(nn.Conv(32 * width, (3, 3))(x)))
-            x = nn.max_pool(nn.relu(nn.Conv(32 * width, (3, 3))(x)), (2, 2), (2, 2))
-            x = nn.relu(nn.Dense(512 * width)(x.reshape(len(x), -1)))
+            x = nn.Dropout(0.3, deterministic=not train)(nn.relu(nn.Conv(channels, (3, 3))(x)))
+            x = nn.max_pool(nn.relu(nn.Conv(channels, (3, 3))(x)), (2, 2), (2, 2))
+            x = nn.relu(nn.Dense(hidden)(x.reshape(len(x), -1)))
             return nn.Dense(10)(nn.Dropout(0.5, deterministic=not train)(x))
 
-    model, (images, labels) = Stock(), map(jnp.asarray, fixed_data())
+    model, (images, labels) = Stock(), map(jnp.asarray, fixed_data(batch_size))
     params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False)
     state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(0.001, 0.9))
 
     def batch(position: Any) -> tuple[Any, Any]:
-        start = position * batch_size % IMAGES
+        start = position * batch_size % len(images)
         x, y = (jax.lax.dynamic_slice_in_dim(a, start, batch_size) for a in (images, labels))
         return x.astype(jnp.float32) / 255, y.astype(jnp.int32)
 
@@ -89,7 +127,7 @@ def flax_runner(task: str, batch_size: int, width: int) -> Run:
     def run(steps: int) -> Cost:
         nonlocal state
         for position in map(np.int32, range(steps)):
-            if task == "training":
+            if case.task == "training":
                 state = step(state, position)
             else:
                 logits(state.params, position).block_until_ready()
@@ -99,33 +137,33 @@ def flax_runner(task: str, batch_size: int, width: int) -> Run:
     return run
 
 
-def torch_runner(task: str, batch_size: int, width: int, kind: str) -> Run:
-    """Return a run of the tutorial's loop in PyTorch."""
+def torch_runner(case: Case, kind: str) -> Run:
+    """Return a run of the recipe's loop in PyTorch."""
     import torch
-    from torch import nn
+    import torch_training
 
+    from parity.twins.speedrun import Speedrun
     from parity.twins.tutorial import CNN
 
     torch.manual_seed(0)
-    images, labels = fixed_data()
+    images, labels = fixed_data(case.batch_size)
     order = torch.channels_last if kind == "torch-channels-last" else torch.contiguous_format
     x = torch.tensor(images).permute(0, 3, 1, 2).float().div(255).contiguous(memory_format=order)
     y = torch.tensor(labels).long()
-    network = CNN(32 * width, 512 * width)
+    network = CNN(*case.config.widths) if case.recipe == "tutorial" else Speedrun(*case.config.widths)
     network.to(memory_format=order)  # type: ignore[call-overload]  # torch's stubs want a dtype with it
-    network.train(task == "training")
+    network.train(case.task == "training")
     forward = torch.compile(network) if kind == "torch-compile" else network
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9)
-    batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+    if case.task == "training":
+        steps = torch_training.tutorial if case.recipe == "tutorial" else torch_training.speedrun
+        taken = steps(network, forward, x, y, case)
+    else:
+        taken = map(forward, cycle(x.split(case.batch_size)))
 
-    @torch.inference_mode(task == "inference")
+    @torch.inference_mode(case.task == "inference")
     def run(steps: int) -> None:
-        for batch, targets in islice(cycle(batches), steps):
-            logits = forward(batch)
-            if task == "training":
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(logits, targets).backward()
-                optimizer.step()
+        for _ in islice(taken, steps):
+            pass
 
     return run
 
@@ -146,11 +184,11 @@ def matmul_runner(*_: Any) -> Run:
 run: Run  # of the contender that this process is
 
 
-def begin(contender: str, task: str, batch_size: int, width: int) -> float:
+def begin(contender: str, case: Case) -> float:
     """Set up a contender in this process, warm it up, and return the seconds of its first step."""
     global run
     runners = {"jaxcnn": jax_runner, "flax": flax_runner, "matmul": matmul_runner}
-    run = runners.get(contender, partial(torch_runner, kind=contender))(task, batch_size, width)
+    run = runners.get(contender, partial(torch_runner, kind=contender))(case)
     ms, _ = work(1)
     run(2)
     return ms / 1000
@@ -168,10 +206,10 @@ def work(steps: int) -> tuple[float, dict[str, Any]]:
 class Contender:
     """A process that does a contender's steps when asked."""
 
-    def __init__(self, name: str, task: str, batch_size: int, width: int) -> None:
+    def __init__(self, name: str, case: Case) -> None:
         ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)  # without it, each process would print a traceback
         self.process = ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore_ctrl_c)
-        self.facts = {"first_step_s": self.process.submit(begin, name, task, batch_size, width).result()}
+        self.facts = {"first_step_s": self.process.submit(begin, name, case).result()}
         self.ms: list[float] = []
 
     def run(self, steps: int) -> float:

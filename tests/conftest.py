@@ -56,7 +56,7 @@ def dataset() -> Dataset:
 @pytest.fixture(scope="session")
 def config() -> Config:
     """The network at a width that compiles and trains in a moment."""
-    return dataclasses.replace(DEFAULTS["digits"], epochs=2, channels=4, hidden=16)
+    return dataclasses.replace(DEFAULTS["tutorial"]["digits"], epochs=2, widths=(4, 16))
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_pass
 
 
 def narrow(**changes: Any) -> Config:
-    return dataclasses.replace(DEFAULTS["digits"], channels=2, hidden=4, **changes)
+    return dataclasses.replace(DEFAULTS["tutorial"]["digits"], widths=(2, 4), **changes)
 
 
 def trajectory(dataset: Dataset, mesh: Mesh, dtype: Any, dispatches: list[int]) -> np.ndarray:
@@ -72,7 +72,7 @@ def run_trajectory(devices: str, path: str, *cluster: str) -> None:
 
 
 def run_train(faults: str, *arguments: str) -> None:
-    DEFAULTS["digits"] = narrow()
+    DEFAULTS["tutorial"]["digits"] = narrow()
     processes.START_SECONDS = 1 if "hasty" in faults else 30
     processes.SILENCE_SECONDS = 4
     fit.TICK_SECONDS = 0.0

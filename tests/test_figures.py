@@ -228,6 +228,27 @@ def test_confusion():
     assert "12 of 13 right (92.31%)" in words(figure)
 
 
+def test_accuracy_by_compute():
+    """Each line ends at its name, the names do not touch, and what others report is marked apart."""
+    pflop = np.array([0.01, 0.02, 0.08])
+    accuracy = np.array([[0.3, 0.5, 0.89], [0.4, 0.6, 0.91]])
+    some = [figures.Trainings(name, scale * pflop, accuracy - less) for name, scale, less in
+            (("a_1", 1, 0), ("$b", 1, 0.01), ("c", 4, 0.3))]  # fmt: skip
+    (axes,) = figures.accuracy_by_compute(some, {"others": (0.3, 0.94)}, "title").axes
+    means = [line for line in axes.lines if line.get_marker() == "o"]
+    assert len({line.get_color() for line in means}) == 3
+    np.testing.assert_allclose(means[0].get_xydata(), np.stack([pflop, 100 * accuracy.mean(axis=0)], axis=1))
+    band = axes.collections[0].get_paths()[0].vertices
+    np.testing.assert_allclose((band[:, 1].min(), band[:, 1].max()), (30, 91))
+    assert axes.get_xscale() == "log"
+    names = {text.get_text(): text for text in axes.texts}
+    assert list(names) == ["a_1 90.0 %", "$b 89.0 %", "c 60.0 %", "others"]
+    assert [names[name].xy[1] for name in list(names)[:3]] == pytest.approx([90, 86, 60])
+    assert {names[name].xy[0] for name in list(names)[:3]} == {0.64}  # beyond the end of every line
+    assert [text.get_color() for text in list(names.values())[:3]] == [line.get_color() for line in means]
+    assert names["others"].xy == pytest.approx((0.3, 94))
+
+
 def test_most_wrong(subject):
     figure = figures.most_wrong([subject], "test")
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), subject.image)

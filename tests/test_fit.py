@@ -43,7 +43,7 @@ def test_a_run_directory_holds_what_the_contract_says(config, dataset, tmp_path)
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 3), (2, 6)]
     fields = {"epoch", "step", "train_loss", "test_loss", "test_accuracy", "seconds", "images_per_second"}
     assert all(fields <= line.keys() for line in lines)
-    assert json.loads(run.config.read_text()) == dataclasses.asdict(config)
+    assert read_config(run.config) == config
     assert run.curves.read_bytes().startswith(b"\x89PNG")
     assert len([line for line in said if line.startswith("epoch")]) == 2
     assert not list(run.path.rglob("*.tmp"))

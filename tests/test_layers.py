@@ -8,7 +8,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from jaxcnn import layers
-from jaxcnn.layers import DropoutKey
+from jaxcnn.layers import BatchKey
 
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -19,7 +19,7 @@ def draws(seed, *shapes, dtype=jnp.float32):
 
 
 def dropout_key(seed, images):
-    return DropoutKey.of_batch(jax.random.key(seed), images)
+    return BatchKey.of_batch(jax.random.key(seed), images)
 
 
 def value_and_gradients(f, *arguments):
@@ -104,7 +104,7 @@ def test_random_numbers_of_a_row_depend_on_nothing_else(rows, shape):
     np.testing.assert_array_equal(few, many[:rows])
     with jax.enable_x64(True):
         np.testing.assert_array_equal(few, layers.random_uint16(dropout_key(3, rows), shape))
-    last = DropoutKey(jax.random.key(3), jnp.arange(rows, rows + 5, dtype=jnp.uint32))
+    last = BatchKey(jax.random.key(3), jnp.arange(rows, rows + 5, dtype=jnp.uint32))
     np.testing.assert_array_equal(layers.random_uint16(last, shape), many[rows:])
 
 

@@ -55,7 +55,7 @@ def test_what_is_communicated_is_the_gradient_and_nothing_else(devices):
 
 
 def test_all_test_images_are_classified_by_any_number_of_devices(dataset):
-    recipe = recipe_for(Config(channels=2, hidden=4))
+    recipe = recipe_for(Config(widths=(2, 4)))
     network, state = recipe.network, train.create_state(recipe, 0)
     for devices in (1, 8):
         mesh = make_mesh(jax.devices(), devices, 32)

@@ -12,10 +12,12 @@ import pytest
 
 import jaxcnn
 from jaxcnn import checkpoints, networks, train
-from jaxcnn.layers import DropoutKey, cross_entropy, scale_pixels
+from jaxcnn.augment import ONE_VIEW
+from jaxcnn.layers import BatchKey, cross_entropy, scale_pixels
 from jaxcnn.networks import initial_variables
 from jaxcnn.networks.tutorial import CNN, forward
-from jaxcnn.recipe import mean_loss, sgd, tutorial
+from jaxcnn.optimizers import sgd
+from jaxcnn.recipe import mean_loss, tutorial
 from jaxcnn.train import Arrays, Batch
 from jaxcnn.weights import Weights, save_weights
 from tests.conftest import assert_trees_equal
@@ -35,7 +37,7 @@ def steps(training, count, state=None):
 
 
 def dropout_key(step, images):
-    return DropoutKey.of_batch(train.random_stream(SEED, train.DROPOUT, step), images)
+    return BatchKey.of_batch(train.random_stream(SEED, train.DROPOUT, step), images)
 
 
 def test_random_streams_are_those_of_earlier_versions():
@@ -80,7 +82,7 @@ def test_what_fills_up_the_last_batch_has_no_part_in_it(training):
     recipe, _, data = training
     before = steps(training, 2)
     order = train.epoch_order(SEED, 0, 70)[64:]
-    own = Batch(data.images[order], data.labels[order], jnp.ones(6, bool))
+    own = Batch(data.images[order], data.labels[order], jnp.ones(6, bool), order)
     expected = train.train_step(recipe, before, own, SEED)
     after = steps(training, 1, state=before)
     assert np.isfinite(after.loss_sum)
@@ -235,6 +237,7 @@ def test_the_network_in_chunks_is_the_network(training, dataset):
 class Normalised(nn.Module):
     """A network with batch statistics, which this package knows nothing of."""
 
+    views = ONE_VIEW
     classes: int = 10
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32

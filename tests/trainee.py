@@ -62,7 +62,7 @@ def watch(line: str) -> None:
 
 def main() -> int:
     run, epochs = RunDirectory(Path(sys.argv[1])), int(sys.argv[2])
-    config = dataclasses.replace(DEFAULTS["digits"], epochs=epochs, channels=2, hidden=4)
+    config = dataclasses.replace(DEFAULTS["tutorial"]["digits"], epochs=epochs, widths=(2, 4))
     fit.TICK_SECONDS = 0.0
     with run.locked():
         if not run.config.exists():

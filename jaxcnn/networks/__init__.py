@@ -13,15 +13,18 @@ from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Key
 
 from jaxcnn.files import flat_names
-from jaxcnn.networks import tutorial
+from jaxcnn.networks import speedrun, tutorial
 
-# Called with images scaled to 0..1 and a DropoutKey or None; its fields include classes, dtype and param_dtype.
+# Called with images scaled to 0..1 and a BatchKey or None; its fields include classes, dtype and param_dtype.
 Network = Any
 Variables = dict[str, Any]  # {"params": {"conv1": {"kernel": ..., "bias": ...}, ...}}, and other collections
 
-NETWORKS: dict[str, type[nn.Module]] = {"tutorial": tutorial.CNN}  # each with `from_shapes`, for files of others
+NETWORKS: dict[str, type[nn.Module]] = {
+    "tutorial": tutorial.CNN,
+    "speedrun": speedrun.Speedrun,
+}  # each with `from_shapes`, for files of others
 COMPUTATION = ("dtype", "param_dtype", "parent", "name")  # fields that do not say what a network is
-COLLECTIONS = ("batch_stats",)  # of variables that are no parameters
+COLLECTIONS = ("batch_stats", "constants")  # of variables that are no parameters
 
 
 def describe(network: Network) -> dict[str, Any]:
@@ -29,6 +32,11 @@ def describe(network: Network) -> dict[str, Any]:
     name = next(name for name, kind in NETWORKS.items() if type(network) is kind)
     sizes = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
     return {"name": name} | {field: size for field, size in sizes.items() if field not in COMPUTATION}
+
+
+def widths(network: Network) -> tuple[int, ...]:
+    """List the sizes of a network, without the number of its classes."""
+    return tuple(size for name, size in describe(network).items() if name not in ("name", "classes"))
 
 
 def build(description: Any) -> Network | None:

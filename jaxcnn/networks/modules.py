@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxcnn import layers
-from jaxcnn.layers import DropoutKey
+from jaxcnn.layers import BatchKey
 
 
 class Function(nn.Module):
@@ -32,7 +32,7 @@ class Dropout(nn.Module):
 
     rate: float
 
-    def __call__(self, x: Array, key: DropoutKey | None) -> Array:
+    def __call__(self, x: Array, key: BatchKey | None) -> Array:
         """Drop out and scale; without a key, return x."""
         if key is None:
             return x
@@ -48,12 +48,14 @@ class Affine(nn.Module):
     features: int
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    use_bias: bool = True
+    kernel_init: Callable[..., Array] | None = None  # None: PyTorch's
 
-    def promoted(self, x: Array, *fan_in: int) -> tuple[Array, Array, Array]:
+    def promoted(self, x: Array, *fan_in: int) -> tuple[Array, Array, Array | None]:
         """Give x, the kernel and the bias in the type of the computation."""
         draw = layers.torch_uniform(prod(fan_in))
-        kernel = self.param("kernel", draw, (*fan_in, self.features), self.param_dtype)
-        bias = self.param("bias", draw, (self.features,), self.param_dtype)
+        kernel = self.param("kernel", self.kernel_init or draw, (*fan_in, self.features), self.param_dtype)
+        bias = self.param("bias", draw, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         return x, kernel, bias
 
@@ -68,7 +70,8 @@ class Conv(Affine):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w features"]:
         """Convolve and add the bias."""
         x, kernel, bias = self.promoted(x, 3, 3, x.shape[-1])
-        return layers.add_bias(layers.conv2d(x, kernel, ((1, 1), (1, 1))), bias)
+        y = layers.conv2d(x, kernel, ((1, 1), (1, 1)))
+        return y if bias is None else layers.add_bias(y, bias)
 
 
 class Dense(Affine):
@@ -78,4 +81,67 @@ class Dense(Affine):
     def __call__(self, x: Float[Array, "n k"]) -> Float[Array, "n features"]:
         """Multiply and add the bias."""
         x, kernel, bias = self.promoted(x, x.shape[-1])
-        return lax.dot(x, kernel, precision=layers.EXACT) + bias[None]
+        y = lax.dot(x, kernel, precision=layers.EXACT)
+        return y if bias is None else y + bias[None]
+
+
+class Normalise(nn.Module):
+    """Normalise images by channel, by a mean and a standard deviation that are constants."""
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Subtract the mean and divide by the deviation."""
+        mean = self.variable("constants", "mean", jnp.zeros, x.shape[-1:], self.param_dtype).value
+        deviation = self.variable("constants", "deviation", jnp.ones, x.shape[-1:], self.param_dtype).value
+        x, mean, deviation = nn.dtypes.promote_dtype(x, mean, deviation, dtype=self.dtype)
+        return (x - mean[None, None, None]) / deviation[None, None, None]
+
+
+class Whiten(nn.Module):
+    """A 2x2 convolution, without padding, whose kernel is constant: its outputs are uncorrelated. The bias is trained.
+
+    It has twice as many outputs as a patch has numbers: each direction, and its negative.
+    """
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h-1 w-1 8*c"]:
+        """Convolve and add the bias."""
+        shape = (2, 2, x.shape[-1], 8 * x.shape[-1])
+        kernel = self.variable("constants", "kernel", jnp.zeros, shape, self.param_dtype).value
+        bias = self.param("bias", nn.initializers.zeros, shape[-1:], self.param_dtype)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return layers.add_bias(layers.stock_conv(x, kernel, ((0, 0), (0, 0))), bias)
+
+
+class BatchNorm(nn.Module):
+    """PyTorch's `BatchNorm2d(c, eps=1e-12, momentum=0.4)` with a scale of 1; the bias is trained.
+
+    `nn.BatchNorm` keeps the biased variance, PyTorch the unbiased one.
+    """
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    kept: float = 0.6  # of the running statistics, in each step: 1 - PyTorch's momentum
+    epsilon: float = 1e-12
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], key: BatchKey | None) -> Float[Array, "n h w c"]:
+        """Normalise by the statistics of the real images, and keep them; without a key, by those that are kept."""
+        shape = x.shape[-1:]
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
+        kept_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
+        kept_variance = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
+        if key is None:
+            scale = lax.rsqrt(kept_variance.value + self.epsilon)
+            return layers.scale_and_shift(x, kept_mean.value, scale, bias)
+        y, mean, variance, count = layers.batch_norm(x, bias.astype(x.dtype), self.epsilon, key.real)
+        unbiased = variance * (count / (count - 1))
+        for kept, new in (kept_mean, mean), (kept_variance, unbiased):
+            kept.value = self.kept * kept.value + (1 - self.kept) * new.astype(kept.value.dtype)
+        return y

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from jaxcnn import cpu, layers
-from jaxcnn.layers import DropoutKey
+from jaxcnn.augment import ONE_VIEW
+from jaxcnn.layers import BatchKey
 from jaxcnn.networks.modules import Conv, Dense, Dropout, Function
 
 PARAMETERS = 4_210_090  # at the default widths: 896 + 9,248 + 4,194,816 + 5,130
@@ -20,6 +21,8 @@ class CNN(nn.Module):
     channels: of both convolutions.  hidden: width of `fc3`.  classes: width of `fc4`.
     dtype: of the computation; parameters stay in `param_dtype`.
     """
+
+    views = ONE_VIEW
 
     channels: int = 32
     hidden: int = 512
@@ -42,18 +45,18 @@ class CNN(nn.Module):
         self.drop3 = Dropout(0.5)
         self.fc4 = Dense(self.classes, *types)
 
-    def features(self, x: Float[Array, "n h w 3"], key: DropoutKey | None = None) -> Float[Array, "n k"]:
+    def features(self, x: Float[Array, "n h w 3"], key: BatchKey | None = None) -> Float[Array, "n k"]:
         """Compute the flattened maps that the dense layers classify."""
         x = self.drop1(self.act1(self.conv1(x)), key)
         x = self.pool2(self.act2(self.conv2(x)))
         return self.flat(x)
 
-    def classify(self, x: Float[Array, "n k"], key: DropoutKey | None = None) -> Float[Array, "n classes"]:
+    def classify(self, x: Float[Array, "n k"], key: BatchKey | None = None) -> Float[Array, "n classes"]:
         """Compute logits of `features`."""
         x = self.drop3(self.act3(self.fc3(x)), key)
         return self.fc4(x)
 
-    def __call__(self, x: Float[Array, "n h w 3"], key: DropoutKey | None = None) -> Float[Array, "n classes"]:
+    def __call__(self, x: Float[Array, "n h w 3"], key: BatchKey | None = None) -> Float[Array, "n classes"]:
         """Compute logits of images scaled to 0..1. Dropout is on if a key is given."""
         return self.classify(self.features(x, key), key)
 
@@ -66,7 +69,7 @@ class CNN(nn.Module):
 
 
 def forward(
-    network: CNN, variables: Any, images: UInt8[Array, "n h w 3"], key: DropoutKey | None, devices: int = 1
+    network: CNN, variables: Any, images: UInt8[Array, "n h w 3"], key: BatchKey | None, devices: int = 1
 ) -> tuple[Float[Array, "n classes"], dict[str, Any]]:
     """Compute a training batch's logits as `__call__` does, the first stage in chunks on the CPU; no variable changes.
 

@@ -1,90 +1,23 @@
-"""Our own networks as pairs, and their cases: inputs random, real, and such as single out one difference."""
+"""Cases of our own networks: inputs random, real, and such as single out one difference."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 import torch
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
-from jaxcnn import networks, recipe, train
+from jaxcnn import networks, train
 from jaxcnn.data import Split
 from jaxcnn.files import NamedArrays
-from jaxcnn.layers import DropoutKey, scale_pixels
+from jaxcnn.layers import BatchKey
 from jaxcnn.weights import Weights
-from parity.files import table_of
-from parity.links import STEP_RATE
-from parity.pair import Case, Pair, as_flax, torch_forward
-from parity.torch_trace import channels_first, channels_last
-from parity.twins import tutorial
+from parity.pair import Case, as_flax, torch_forward
+from parity.torch_trace import channels_last
+from parity.twins.pairs import SEED, pair_of, pixels, twin
+from parity.twins.speedrun_training import Augmented
 
-SEED = 0
 STEP = 3  # of the training case, and so of its dropout masks
 HUGE, TINY = np.float32(2.0**40), np.float32(2.0**-80)  # 1e12, 8e-25: products of two stay normal in float32
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {},
-    "momentum": {"momentum": 0.9},
-    "nesterov": {"momentum": 0.9, "nesterov": True},
-    "decay": {"momentum": 0.9, "weight_decay": 0.1},
-}
-TWINS: dict[str, Any] = {"tutorial": tutorial.CNN}
-RECIPES: dict[str, Any] = {"tutorial": recipe.tutorial}
-
-
-@dataclass(frozen=True, eq=False)
-class TrainedPair(Pair):
-    """A network of ours, its twin and its training."""
-
-    make_recipe: Callable[..., recipe.Recipe] = recipe.tutorial  # (network, learning rate, momentum) -> recipe
-    draw: Callable[..., Any] = networks.initial_variables
-    make_train_steps: Callable[..., Any] = train.make_train_steps
-    predict_logits: Callable[..., Any] = train.predict_logits
-    metrics: Callable[..., Any] = train.metrics
-
-
-def pair_of(network: networks.Network, precision: str) -> TrainedPair:
-    """Make the pair of a network of ours and its PyTorch twin."""
-    with torch.device("meta"):  # the twin's own weights are not used
-        torch_module = twin(network)
-    return TrainedPair(
-        torch_module=torch_module,
-        flax_module=network.clone(dtype=precision, param_dtype=precision),
-        precision=precision,
-        table=table_of(network),
-        torch_input=lambda images, dtype: (pixels(images, dtype),),
-        flax_input=lambda images, dtype: (flax_pixels(images, dtype),),
-        apply=lambda module, variables, x, key: (module.apply(variables, *x, key), variables),
-        torch_loss=mean_loss,
-        flax_loss=recipe.mean_loss,
-        optimizers={kind: (options, recipe.sgd(STEP_RATE, **options)) for kind, options in OPTIMIZERS.items()},
-        output="logits",
-        make_recipe=RECIPES[networks.describe(network)["name"]],
-    )
-
-
-def twin(network: networks.Network) -> torch.nn.Module:
-    """Make the PyTorch twin of a network, with weights that PyTorch draws."""
-    fields = networks.describe(network)
-    return TWINS[fields.pop("name")](**fields)
-
-
-def pixels(images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """Give images as PyTorch takes them: uint8 divided by 255, as `ToTensor` does."""
-    tensor = channels_first(images)
-    return tensor.to(dtype) / 255 if tensor.dtype == torch.uint8 else tensor.to(dtype)
-
-
-def flax_pixels(images: np.ndarray, dtype: str) -> Array:
-    """Give images as Flax takes them."""
-    array = jnp.asarray(images)
-    return scale_pixels(array, dtype) if array.dtype == np.uint8 else array.astype(dtype)
-
-
-def mean_loss(logits: torch.Tensor, labels: np.ndarray, real: np.ndarray) -> torch.Tensor:
-    """Compute the mean cross entropy of the images that are real."""
-    return torch.nn.functional.cross_entropy(logits[real], torch.from_numpy(labels[real]).long())
 
 
 @torch.no_grad()
@@ -107,20 +40,39 @@ def torch_draws(network: networks.Network, count: int) -> list[NamedArrays]:
         return [{name: t.numpy() for name, t in twin(network).state_dict().items()} for _ in range(count)]
 
 
+def drawn(network: networks.Network, images: UInt8[np.ndarray, "n 32 32 3"]) -> NamedArrays:
+    """Draw a `state_dict` as PyTorch does, with the constants of these images if the network has any."""
+    make = pair_of(network, "float64").torch_constants
+    constants = make(images)[0] if make else {}
+    return torch_draws(network, 1)[0] | {name: tensor.float().numpy() for name, tensor in constants.items()}
+
+
 def cases(network: networks.Network, weights: NamedArrays, split: Split, count: int) -> Iterator[Case]:
-    """Make cases of `count` images each. `weights` are for all but the random case and the last three."""
+    """Make cases of `count` images each. `weights` are for those of images.
+
+    But for speedrun in training, which has its constants only. As it is drawn, a channel goes through most layers
+    unchanged, and GELU and batch norm by turns make it so flat that rounding chooses maxima in most images.
+    """
     rng, pair = np.random.default_rng(SEED), pair_of(network, "float64")
     labels, real = rng.integers(0, network.classes, count, dtype=np.uint8), np.ones(count, bool)
     noise = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    yield Case("random", torch_draws(network, 1)[0], noise, labels, real)
+    random = _random(network, rng) if pair.statistics else torch_draws(network, 1)[0]
+    yield Case("random", random, noise, labels, real)
     yield Case("images", weights, split.images[:count], split.labels[:count], real)
-    partial = np.arange(count) < count * 5 // 8
-    yield Case("training", weights, split.images[-count:], split.labels[-count:], partial, dropout_key(STEP, count))
-    bright, tied = noise.astype(np.float32) / np.float32(255), _dyadic(weights, rng)
+    partial, key = np.arange(count) < count * 5 // 8, dropout_key(STEP, count)
+    constants = [name for name, _ in pair.torch_module.named_buffers() if name not in pair.statistics]
+    trained = random | {name: weights[name] for name in constants} if pair.statistics else weights
+    yield Case("training", trained, split.images[-count:], split.labels[-count:], partial, key)
+    if pair.statistics:
+        shifts, mirrored = rng.integers(-2, 3, (count, 2)), rng.integers(0, 2, count) == 1
+        augmented = Augmented(split.images[:count], shifts, mirrored, 19)
+        yield Case("augmented", trained, augmented, split.labels[:count], real, key)
+    bright = noise.astype(np.float32) / np.float32(255)
+    scaled = () if pair.statistics else (("huge", HUGE), ("tiny", TINY))
+    tied = (_exact if pair.statistics else _dyadic)(weights, rng)
     dots = (rng.integers(0, 3, noise.shape) / 4).astype(np.float32)
     for name, weights_of_case, images in (
-        ("huge", _scaled(weights, HUGE), bright * HUGE),
-        ("tiny", _scaled(weights, TINY), bright * TINY),
+        *((name, _scaled(weights, scale), bright * scale) for name, scale in scaled),
         ("zeros", tied, np.zeros_like(dots)),
         ("flat", tied, np.array(np.broadcast_to(dots[:, :1, :1], dots.shape))),
         ("ties", tied, dots),
@@ -130,9 +82,9 @@ def cases(network: networks.Network, weights: NamedArrays, split: Split, count: 
         yield Case(name, weights_of_case, images, logits.argmin(dim=1).numpy().astype(np.uint8), real)
 
 
-def dropout_key(step: int, images: int) -> DropoutKey:
+def dropout_key(step: int, images: int) -> BatchKey:
     """Make the key of the dropout masks of a step of training."""
-    return DropoutKey.of_batch(train.random_stream(SEED, train.DROPOUT, step), images)
+    return BatchKey.of_batch(train.random_stream(SEED, train.DROPOUT, step), images)
 
 
 def _scaled(weights: NamedArrays, scale: np.float32) -> NamedArrays:
@@ -154,3 +106,35 @@ def _dyadic(weights: NamedArrays, rng: np.random.Generator) -> NamedArrays:
         if layer.ndim == 2 and not name.startswith(last):
             tied[name][::4] = 0
     return tied
+
+
+def _random(network: networks.Network, rng: np.random.Generator) -> NamedArrays:
+    """Draw a `state_dict` of which nothing is 0 or 1; variances so large that no channel is all where GELU is 0."""
+    return {
+        name: (rng.uniform(0.5, 1.5, array.shape) * (8 if name.endswith("var") else 1)
+               if name.endswith(("deviation", "var"))
+               else rng.normal(0, array[0].size ** -0.5, array.shape)).astype(np.float32)
+        for name, array in torch_draws(network, 1)[0].items()
+    }  # fmt: skip
+
+
+def _exact(weights: NamedArrays, rng: np.random.Generator) -> NamedArrays:
+    """Draw weights of speedrun for images of quarters, with which GELU and batch norm are exact as well.
+
+    What GELU is given is 0, or so far from it that it is x or 0. To a variance of 2**40 the epsilon of 1e-12 adds
+    nothing; its root, by which batch norm divides, is a factor of the kernels. Each unit adds up few numbers, about
+    eight, so that what seven layers make of them fits into 24 bits. Every fourth channel of the last group sees
+    nothing: all its maxima tie.
+    """
+    least, root = 64, 2**20
+    scales = {"normalise.mean": 0, "whiten.weight": 4 * least, "head.weight": 1}
+    drawn = {}
+    for name, array in weights.items():
+        few = rng.integers(-1, 2, array.shape) * (rng.random(array.shape) < 12 / array[0].size)
+        last = least * root if name.endswith("mean") else least if name.endswith("bias") else root
+        drawn[name] = (few * scales.get(name, last)).astype(np.float32)
+        if name in ("conv5.weight", "conv7.weight"):
+            drawn[name][::4] = 0
+        if name.endswith(("var", "deviation")):
+            drawn[name] = np.full_like(array, root**2 if name.endswith("var") else 1)
+    return drawn

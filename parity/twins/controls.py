@@ -14,13 +14,15 @@ from jax.lax import stop_gradient as stop
 
 from jaxcnn import train
 from jaxcnn.data import Dataset
+from jaxcnn.networks import Network
 from jaxcnn.networks.tutorial import CNN
-from jaxcnn.recipe import sgd
+from jaxcnn.optimizers import sgd
 from parity.bounds import Check, name_of
-from parity.links import STEP_RATE
 from parity.mistakes import Control, axes, convolution, gradient_of, in_bfloat16, inputs, loss, operation, optimizer
+from parity.pair import STEP_RATE
 from parity.twins import training
-from parity.twins.cases import dropout_key, pair_of, torch_draws
+from parity.twins.cases import dropout_key, torch_draws
+from parity.twins.pairs import pair_of
 
 NETWORK = CNN(4, 10, 10)  # a square fc4, so that its shape does not show that its kernel is transposed
 PRECISION = "float64"
@@ -32,18 +34,20 @@ def small_trial(data: Dataset) -> training.Trial:
     return training.Trial(weights, data, 4, subset=22, steps=4, stretch=2, evaluated=40, cases=cases, compiled=False)
 
 
-def catch(control: Control, trial: training.Trial) -> Check | None:
+def catch(control: Control, trial: training.Trial, network: Network) -> Check | None:
     """Find the first comparison that fails with a mistake, None if none does."""
-    pair = control.mistake(pair_of(NETWORK, PRECISION))
+    pair = control.mistake(pair_of(network, PRECISION))
     made = itertools.chain(training.checks(pair, trial), training.initial(pair))
     return next((check for check in made if not check.passed), None)
 
 
-def run(trial: training.Trial) -> list[dict[str, Any]]:
-    """Try every control: what caught it, and whether that is what should have."""
+def run(
+    trial: training.Trial, network: Network = NETWORK, controls: tuple[Control, ...] | None = None
+) -> list[dict[str, Any]]:
+    """Try every control, by default the tutorial's: what caught it, and whether that is what should have."""
     results = []
-    for control in (NONE, *CONTROLS):
-        caught = catch(control, trial)
+    for control in (NONE, *(CONTROLS if controls is None else controls)):
+        caught = catch(control, trial, network)
         place = caught and (caught.link, caught.tensor, caught.case)
         names = {"caught_by": caught and caught.name, "expected": control.first and name_of(PRECISION, *control.first)}
         results.append({"name": control.name, **names, "passed": place == control.first})

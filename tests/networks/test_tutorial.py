@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxcnn import networks
-from jaxcnn.layers import DropoutKey, scale_pixels
+from jaxcnn.layers import BatchKey, scale_pixels
 from jaxcnn.networks.modules import Dropout
 from jaxcnn.networks.tutorial import CNN, PARAMETERS
 
@@ -20,7 +20,7 @@ def network():
 
 def captured(net, variables, images, key=None):
     keep = lambda module, method: module.name in NAMES  # noqa: E731
-    key = key if key is None else DropoutKey.of_batch(key, len(images))
+    key = key if key is None else BatchKey.of_batch(key, len(images))
     logits, state = net.apply(variables, images, key, capture_intermediates=keep)
     return logits, {name: entry["__call__"][0] for name, entry in state["intermediates"].items()}
 
@@ -101,7 +101,7 @@ class Inner(nn.Module):
 
 def test_no_two_dropouts_of_a_network_have_the_same_mask():
     """In blocks, lists and compact modules too; alone it works as well."""
-    key, x = DropoutKey.of_batch(jax.random.key(0), 2), jnp.ones((2, 64))
+    key, x = BatchKey.of_batch(jax.random.key(0), 2), jnp.ones((2, 64))
     masks = [np.asarray(y).tobytes() for y in Twice().apply({}, x, key)]
     assert len(set(masks)) == 4
     assert 0 < (Dropout(0.5).apply({}, x, key) == 0).mean() < 1

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from parity import links, mistakes
-from parity.pair import Case, Pair, decisions, flax_pass, torch_pass
+from parity.kinks import decisions
+from parity.pair import Case, Pair, flax_pass, torch_pass
 from parity.table import CONV, DENSE, DENSE_AFTER_FLATTEN, Table, layer
 
 CALLS = ["block/conv", "block/act", "block", "block/conv#1", "block/act#1", "block#1", "drop", "pool", "flat", "head"]

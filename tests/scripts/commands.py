@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 sys.path.append(str(ROOT / "scripts"))  # as Python does for a script that it runs
 
-NAMES = ("train", "evaluate", "prepare_data", "feature_maps", "convert", "benchmark")
+NAMES = ("train", "evaluate", "prepare_data", "feature_maps", "convert", "benchmark", "compare_runs")
 
 
 def module(name: str) -> ModuleType:

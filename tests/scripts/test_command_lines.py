@@ -68,7 +68,7 @@ def test_any_command_line_is_taken_or_refused_in_one_line(name):
 
 @pytest.mark.parametrize("name", [*NAMES, "parity"])
 def test_the_nearest_flag_is_offered(name):
-    status, said = parse(name, ["--data-dri" if name not in ("convert", "benchmark") else "--hlep"])
+    status, said = parse(name, ["--data-dri" if name not in ("convert", "benchmark", "compare_runs") else "--hlep"])
     assert status == 2
     assert "did you mean --data-dir?" in said or "did you mean --help?" in said or "required" in said
 

@@ -17,9 +17,11 @@ from jaxcnn.networks import initial_variables
 from jaxcnn.networks.tutorial import CNN
 from parity import bounds, parts, report
 from parity.bounds import Check
-from parity.pair import decisions, other_decisions, torch_pass
+from parity.kinks import decisions, other_decisions
+from parity.pair import torch_pass
 from parity.twins import controls
-from parity.twins.cases import HUGE, TINY, cases, pair_of, torch_draws
+from parity.twins.cases import HUGE, TINY, cases, torch_draws
+from parity.twins.pairs import pair_of
 from parity.twins.training import Trial, initial
 from tests.conftest import ROOT
 
@@ -107,7 +109,7 @@ def test_a_divergence_or_a_control_that_is_not_caught_is_told_and_exits_1(monkey
 
 
 def test_a_control_that_nothing_catches_does_not_pass(monkeypatch):
-    monkeypatch.setattr(controls, "catch", lambda control, trial: None)
+    monkeypatch.setattr(controls, "catch", lambda control, trial, network: None)
     first, *rest = controls.run(controls.small_trial(data.load("digits")))
     assert first["passed"]
     assert not any(one["passed"] for one in rest)

@@ -1,0 +1,66 @@
+"""Augmentation of images as pure functions of keys: translations with reflection, flips that alternate, sizes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int32, Key, UInt8, UInt32
+
+
+class View(NamedTuple):
+    """An image as a network may look at it once more: moved, mirrored; and the weight of what it says then."""
+
+    weight: float
+    down: int = 0
+    right: int = 0
+    mirrored: bool = False
+
+
+ONE_VIEW = (View(1.0),)
+
+
+def viewed(images: UInt8[Array, "n h w c"], view: View) -> UInt8[Array, "n h w c"]:
+    """Give the images of a view: moved, the border reflected, then mirrored."""
+    _, h, w, _ = images.shape
+    most = max(abs(view.down), abs(view.right))
+    padded = jnp.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), mode="reflect")
+    moved = padded[:, most - view.down :, most - view.right :][:, :h, :w]
+    return moved[:, :, ::-1] if view.mirrored else moved
+
+
+def resized(x: Float[Array, "n h w c"], size: int) -> Float[Array, "n size size c"]:
+    """Resize scaled images, linearly and without aliases: PyTorch's `interpolate(mode="bilinear", antialias=True)`."""
+    return x if x.shape[1:3] == (size, size) else jax.image.resize(x, (len(x), size, size, x.shape[3]), "linear")
+
+
+def shifted(images: UInt8[Array, "n h w c"], shifts: Int32[Array, "n 2"], most: int) -> UInt8[Array, "n h w c"]:
+    """Move each image down and to the right by its shifts, of -most to most pixels; the border is reflected."""
+    padded = jnp.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), mode="reflect")
+    size = images.shape[1:]
+
+    def cut(image: Array, shift: Array) -> Array:
+        return lax.dynamic_slice(image, (most - shift[0], most - shift[1], jnp.zeros_like(shift[0])), size)
+
+    return jax.vmap(cut)(padded, shifts)
+
+
+def random_shifts(key: Key[Array, ""], indices: Int32[Array, "n"], most: int) -> Int32[Array, "n 2"]:
+    """Draw a shift of -most to most pixels along both axes for each image of a data set."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    return jax.vmap(lambda key: jax.random.randint(key, (2,), -most, most + 1, jnp.int32))(keys)
+
+
+def flipped(images: UInt8[Array, "n h w c"], mirrored: Bool[Array, "n"]) -> UInt8[Array, "n h w c"]:
+    """Mirror some of the images, left to right."""
+    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+
+
+def alternating(key: Key[Array, ""], indices: Int32[Array, "n"], epoch: UInt32[Array, ""]) -> Bool[Array, "n"]:
+    """Tell which images of a data set are mirrored in an epoch: each in every other one, the first drawn at random.
+
+    A random flip shows some images thrice one way round before the other (Jordan 2024, arXiv 2404.00498, section 3.6).
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    first = jax.vmap(lambda key: jax.random.bits(key, (), jnp.uint32) & 1)(keys)
+    return (first ^ (epoch.astype(jnp.uint32) & 1)) == 1

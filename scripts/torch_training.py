@@ -1,0 +1,77 @@
+"""The recipes' loops of training in PyTorch, as a good PyTorch program has them: the other side of the benchmark.
+
+Each is an iterator, whose every item is a step that was taken. No JAX is imported here.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import count, cycle
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from parity.twins.speedrun_training import MOST, optimizer
+
+if TYPE_CHECKING:
+    from contenders import Case
+
+
+def tutorial(
+    network: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, case: "Case"
+) -> Iterator[None]:
+    """Train by the tutorial's recipe."""
+    sgd = torch.optim.SGD(network.parameters(), lr=case.config.learning_rate, momentum=case.config.momentum)
+    for batch, targets in cycle(zip(images.split(case.batch_size), labels.split(case.batch_size), strict=True)):
+        sgd.zero_grad()
+        F.cross_entropy(forward(batch), targets).backward()
+        sgd.step()
+        yield
+
+
+def speedrun(
+    network: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, case: "Case"
+) -> Iterator[None]:
+    """Train by the recipe of speedrun: moved and mirrored images, smoothed labels, Muon for the convolutions."""
+    # Fixed; its values cost no time, but with the zeros that it begins with, all that follows would be zero.
+    nn.init.normal_(network.get_buffer("whiten.weight"))
+    take = moved_and_mirrored(images)
+    rates = case.config.learning_rate, case.config.momentum
+    falling = optimizer(dict(network.named_parameters()), *rates, case.batch_size, case.steps)
+    mirrored = torch.rand(len(images)) < 0.5
+    per_epoch = len(images) // case.batch_size
+    for step in count():
+        if step % per_epoch == 0:
+            order, mirrored = torch.randperm(len(images)).split(case.batch_size), ~mirrored
+        chosen = order[step % per_epoch]
+        batch = take(chosen, mirrored[chosen])
+        if case.size != batch.shape[-1]:
+            batch = F.interpolate(batch, (case.size, case.size), mode="bilinear", antialias=True)
+        falling.zero_grad()
+        F.cross_entropy(forward(batch), labels[chosen], label_smoothing=0.2, reduction="sum").backward()
+        falling.step()
+        yield
+
+
+def moved_and_mirrored(images: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make the function of places and which are mirrored that takes those images, each moved at random.
+
+    One gather by index arithmetic, in the images' own order in memory: 16 ms for 1,000 images on two cores. The 25
+    masked copies of airbench94 take 340, or 100 if they are of bytes.
+    """
+    size, last = images.shape[-1], images.is_contiguous(memory_format=torch.channels_last)
+    padded = F.pad(images, (MOST,) * 4, mode="reflect")
+    padded = padded.permute(0, 2, 3, 1).contiguous() if last else padded.contiguous()
+
+    def take(chosen: Tensor, mirrored: Tensor) -> Tensor:
+        down, right = torch.randint(0, 2 * MOST + 1, (2, len(chosen), 1))
+        along = torch.arange(size)[None]
+        rows, columns = down + along, right + torch.where(mirrored[:, None], size - 1 - along, along)
+        if last:
+            return padded[chosen[:, None, None], rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+        channels = torch.arange(padded.shape[1])
+        return padded[
+            chosen[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None]
+        ]
+
+    return take
