@@ -1,5 +1,6 @@
 """How much a training computes, counted by formula: what an accuracy is worth is told by what it took."""
 
+from functools import cache
 from math import prod
 
 from jaxcnn.features import layer_shapes
@@ -18,6 +19,7 @@ def layer_flop(network: Network, size: int = 32) -> dict[str, int]:
     return {layer: 2 * prod(kernel) * prod(output[:-1]) for layer, (kernel, output) in kernels.items()}
 
 
+@cache  # each epoch asks once more, and a network has to be traced
 def forward_flop(network: Network, size: int = 32) -> int:
     """Count the multiplications and additions of one image's convolutions and dense layers: all others are few."""
     return sum(layer_flop(network, size).values())

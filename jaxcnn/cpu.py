@@ -88,7 +88,7 @@ def kernel_gradient(x: Array, kernel: Array, dy: Array, padding: Padding) -> Arr
     XLA's own takes 111 to 224 ms for conv2 at batch 32, and 30 times that inside a loop.
     """
     local = partial(_in_pieces, kernel=kernel, padding=padding)
-    mesh = get_abstract_mesh()  # of `jax.set_mesh`: the devices that share the batch
+    mesh = get_abstract_mesh()  # that `train` sets: the devices that share the batch
     if mesh.size <= 1:
         return local(x, dy)
     batch = PartitionSpec(mesh.axis_names)
@@ -114,9 +114,7 @@ def _kernel_gradient(x: Array, dy: Array, kernel: Array, padding: Padding) -> Ar
     (kh, kw, c, o), (n, h, w, _) = kernel.shape, dy.shape
     if few_channels(kernel):
         return (_taps(x, kernel, padding).T @ dy.reshape(n * h * w, o)).reshape(kernel.shape)
-    if (
-        c > 64
-    ):  # then the copies of x are small beside the product: 225 GFLOP/s for 180 of what follows, 96 to 128 channels
+    if c > 64:  # the copies of x are small beside the product: 225 GFLOP/s, what follows 180 (96 to 128 channels)
         return (dy.reshape(n * h * w, o).T @ _taps(x, kernel, padding)).T.reshape(kernel.shape)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     # x shifted along its rows, dy along its columns: their product holds every tap (12 ms; other ways 15 to 26).

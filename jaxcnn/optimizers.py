@@ -11,7 +11,7 @@ from jaxcnn.layers import EXACT
 
 
 def sgd(
-    learning_rate: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+    learning_rate: float | optax.Schedule, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
     """Make `torch.optim.SGD`: g += weight_decay p; m = momentum m + g; p -= learning_rate m (Nesterov: g + momentum m).
 

@@ -118,7 +118,7 @@ def speedrun_optimizers(
     decay = 1e-6 * batch_size
 
     def others(rate: float, steps: int) -> optax.GradientTransformation:
-        return optax.chain(optax.add_decayed_weights(decay / rate), optax.sgd(linear(rate, steps), 0.85, nesterov=True))
+        return sgd(linear(rate, steps), 0.85, nesterov=True, weight_decay=decay / rate)
 
     return {
         "convolution": muon(linear(learning_rate, steps), momentum),

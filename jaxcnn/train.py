@@ -116,7 +116,6 @@ def train_step(
     size: of the images, for a recipe of several sizes.
     """
     key = BatchKey.of_batch(random_stream(seed, DROPOUT, state.step), len(batch.images), batch.real)
-
     forward = recipe.forward if size is None else partial(recipe.forward, size=size)
 
     def objective(params: Any) -> tuple[Array, Any]:
@@ -173,7 +172,8 @@ def _program(recipe: Recipe, batch_size: int, sharding: NamedSharding | None, si
                     batch, random_stream(seed, SHIFT, state.step), random_stream(seed, FLIP), state.step // per_epoch
                 )
             )
-            with nullcontext() if sharding is None else use_abstract_mesh(sharding.mesh.abstract_mesh):  # `cpu` looks
+            # `cpu` asks for the devices that share the batch.
+            with nullcontext() if sharding is None else use_abstract_mesh(sharding.mesh.abstract_mesh):
                 state = train_step(recipe, state, batch, seed, size)
             if sharding is None:
                 return state

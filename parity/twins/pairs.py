@@ -128,7 +128,6 @@ def _speedrun(pair: TrainedPair) -> TrainedPair:
         pair,
         torch_loss=speedrun_training.summed_loss,
         flax_loss=partial(recipe.smoothed_loss, smoothing=0.2),
-        reported=lambda output, labels, real: mean_loss(output, labels, real).item() * real.sum(),
         optimizers={kind: ({**options, "taken": taken}, started(right, taken)) for kind, taken in TAKEN.items()},
         torch_optimizer=speedrun_training.optimizer,
         statistics=tuple(name for name, _ in pair.torch_module.named_buffers() if "running" in name),

@@ -14,7 +14,7 @@ from jaxcnn import augment, networks, recipe, train
 from jaxcnn.data import Dataset
 from jaxcnn.layers import scale_pixels
 from jaxcnn.networks.speedrun import VIEWS, Speedrun
-from jaxcnn.optimizers import linear, orthogonalised, to_norm
+from jaxcnn.optimizers import linear, orthogonalised, sgd, to_norm
 from parity.mistakes import Control, Mistake, attribute, axes, loss, operation, optimizer
 from parity.twins import training
 from parity.twins.cases import drawn
@@ -64,7 +64,7 @@ def muon(
 
 def nesterov(rate: float, steps: int, decay: float) -> optax.GradientTransformation:
     """Make the SGD of whatever is no convolution."""
-    return optax.chain(optax.add_decayed_weights(decay), optax.sgd(linear(rate, steps), 0.85, nesterov=True))
+    return sgd(linear(rate, steps), 0.85, nesterov=True, weight_decay=decay)
 
 
 def biased(module: Any, call: Callable[..., Array], x: Array, key: Any) -> Array:
