@@ -33,17 +33,34 @@ def in_chunks(stage: Callable[..., Any]) -> Callable[..., Any]:
 
     What it works on then stays in the cache, forward and backward. On any other platform the stage is unchanged.
 
-    stage: a function of pytrees whose leaves start with the batch axis; each image's output depends on that image only.
+    stage: a function of variables and of pytrees whose leaves start with the batch axis; each image's output depends on
+        that image only.
     """
 
-    def chunked(*batch: Any) -> Any:
+    def chunked(variables: Any, *batch: Any) -> Any:
         n = len(jax.tree.leaves(batch)[0])
         size = _divisor(n, CHUNK)
         chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), batch)
-        outputs = lax.map(lambda chunk: stage(*chunk), chunks)
+        outputs = lax.map(lambda chunk: stage(variables, *chunk), chunks)
         return jax.tree.map(lambda leaf: leaf.reshape(n, *leaf.shape[2:]), outputs)
 
-    return lambda *batch: lax.platform_dependent(*batch, cpu=chunked, default=stage)
+    return lambda *given: lax.platform_dependent(*given, cpu=partial(_on_each_device, chunked), default=stage)
+
+
+def _on_each_device(stage: Callable[..., Any], variables: Any, *batch: Any, is_sum: bool = False) -> Any:
+    """Apply a function on each of the devices that share a batch, to its part. is_sum: add what comes out.
+
+    Left to XLA, a loop over the batch would send each of its parts to all devices.
+    """
+    mesh = get_abstract_mesh()  # that `train` sets
+    if mesh.size <= 1 or mesh.manual_axes:
+        return stage(variables, *batch)
+    share, same = PartitionSpec(mesh.axis_names), PartitionSpec()
+    summed = lambda *given: lax.psum(stage(*given), mesh.axis_names)  # noqa: E731
+    in_specs, out_specs = (same, *(share for _ in batch)), same if is_sum else share
+    return jax.shard_map(summed if is_sum else stage, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
+        variables, *batch
+    )
 
 
 def _divisor(n: int, most: int) -> int:
@@ -56,6 +73,14 @@ def few_channels(kernel: Float[Array, "kh kw c o"]) -> bool:
     return kh * kw * c <= o
 
 
+def as_product(x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"]) -> bool:
+    """Tell if a convolution is faster as a product: it has few channels, few pixels, or both few, in a chunk.
+
+    With 32 channels the copies of x that a product needs cost more than it saves, but where they stay in the cache.
+    """
+    return few_channels(kernel) or few_pixels(x) or (max(kernel.shape[2:]) <= 32 and len(x) <= CHUNK)
+
+
 def few_pixels(x: Float[Array, "n h w c"]) -> bool:
     """Tell if images are so small that XLA's convolution spends its time between them.
 
@@ -64,22 +89,35 @@ def few_pixels(x: Float[Array, "n h w c"]) -> bool:
     return x.shape[1] * x.shape[2] < 16
 
 
+def _beside(x: Float[Array, "n h w c"], kw: int, padding: Padding) -> Float[Array, "n rows columns {kw}*c"]:
+    """Pad x and put the pixels side by side that a row of the kernel sees."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    columns = x.shape[2] - kw + 1
+    return jnp.concatenate([x[:, :, b : b + columns] for b in range(kw)], axis=-1)
+
+
 def _taps(
     x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], padding: Padding
-) -> Float[Array, "pixels kh*kw*c"]:
+) -> Float[Array, "n rows columns kh*kw*c"]:
     """Gather what the kernel sees of x at each output pixel."""
     (kh, kw), x = kernel.shape[:2], jnp.pad(x, ((0, 0), *padding, (0, 0)))
     h, w = x.shape[1] - kh + 1, x.shape[2] - kw + 1
-    taps = jnp.concatenate([x[:, a : a + h, b : b + w] for a in range(kh) for b in range(kw)], axis=-1)
-    return taps.reshape(-1, taps.shape[-1])
+    return jnp.concatenate([x[:, a : a + h, b : b + w] for a in range(kh) for b in range(kw)], axis=-1)
 
 
 def conv2d(x: Array, kernel: Array, padding: Padding) -> Array:
-    """Convolve by one product, for `few_channels`: conv1 takes 0.14 ms for four images, 0.33 by XLA's convolution."""
-    kh, kw, _, o = kernel.shape
-    (n, h, w, _), (rows, columns) = x.shape, (sum(pads) for pads in padding)
-    y = jnp.matmul(_taps(x, kernel, padding), kernel.reshape(-1, o), precision=lax.Precision.HIGHEST)
-    return y.reshape(n, h + rows - kh + 1, w + columns - kw + 1, o)
+    """Convolve by one product: conv1 of the tutorial takes 0.14 ms for four images, 0.33 by XLA's convolution."""
+    kh, kw, c, o = kernel.shape
+    if few_channels(kernel) or few_pixels(x):
+        return _product(_taps(x, kernel, padding), kernel.reshape(-1, o))
+    # What each row of the kernel makes of each row of x, the former side by side; then those are added that meet.
+    rows = _product(_beside(x, kw, padding), kernel.transpose(1, 2, 0, 3).reshape(kw * c, kh * o))
+    h = rows.shape[1] - kh + 1
+    return sum((rows[:, a : a + h, :, a * o : (a + 1) * o] for a in range(1, kh)), rows[:, :h, :, :o])
+
+
+def _product(x: Float[Array, "n h w k"], matrix: Float[Array, "k o"]) -> Float[Array, "n h w o"]:
+    return jnp.matmul(x.reshape(-1, len(matrix)), matrix, precision=lax.Precision.HIGHEST).reshape(*x.shape[:3], -1)
 
 
 def kernel_gradient(x: Array, kernel: Array, dy: Array, padding: Padding) -> Array:
@@ -87,16 +125,10 @@ def kernel_gradient(x: Array, kernel: Array, dy: Array, padding: Padding) -> Arr
 
     XLA's own takes 111 to 224 ms for conv2 at batch 32, and 30 times that inside a loop.
     """
-    local = partial(_in_pieces, kernel=kernel, padding=padding)
-    mesh = get_abstract_mesh()  # that `train` sets: the devices that share the batch
-    if mesh.size <= 1:
-        return local(x, dy)
-    batch = PartitionSpec(mesh.axis_names)
-    summed = lambda x, dy: lax.psum(local(x, dy), mesh.axis_names)  # noqa: E731
-    return jax.shard_map(summed, in_specs=(batch, batch), out_specs=PartitionSpec(), check_vma=False)(x, dy)
+    return _on_each_device(partial(_in_pieces, padding=padding), kernel, x, dy, is_sum=True)
 
 
-def _in_pieces(x: Array, dy: Array, kernel: Array, padding: Padding) -> Array:
+def _in_pieces(kernel: Array, x: Array, dy: Array, padding: Padding) -> Array:
     """Add the gradients of a few images at a time, whose copies stay in the cache: twice as fast at batch 1000."""
     n = len(x)
     size = _divisor(n, CHUNK)
@@ -111,18 +143,29 @@ def _in_pieces(x: Array, dy: Array, kernel: Array, padding: Padding) -> Array:
 
 
 def _kernel_gradient(x: Array, dy: Array, kernel: Array, padding: Padding) -> Array:
-    (kh, kw, c, o), (n, h, w, _) = kernel.shape, dy.shape
+    (kh, kw, c, o), h = kernel.shape, dy.shape[1]
     if few_channels(kernel):
-        return (_taps(x, kernel, padding).T @ dy.reshape(n * h * w, o)).reshape(kernel.shape)
-    if c > 64:  # the copies of x are small beside the product: 225 GFLOP/s, what follows 180 (96 to 128 channels)
-        return (dy.reshape(n * h * w, o).T @ _taps(x, kernel, padding)).T.reshape(kernel.shape)
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    # x shifted along its rows, dy along its columns: their product holds every tap (12 ms; other ways 15 to 26).
-    across = jnp.concatenate([x[:, :, b : b + w] for b in range(kw)], axis=-1)
-    down = jnp.pad(dy.transpose(3, 0, 1, 2), ((0, 0), (0, 0), (kh - 1, kh - 1), (0, 0)))
-    down = jnp.stack([down[:, :, kh - 1 - a : 2 * (kh - 1) - a + h] for a in range(kh)])
-    taps = down.reshape(kh * o, -1) @ across.reshape(-1, kw * c)
-    return taps.reshape(kh, o, kw, c).transpose(0, 2, 3, 1)
+        return _transposed_product(_taps(x, kernel, padding), dy).reshape(kernel.shape)
+    rest = input_padding(kernel, padding)
+    if o > 64 or min(map(min, rest)) < 0:  # 230 GFLOP/s, what follows 190 (96 to 128 channels, two cores)
+        beside = _beside(x, kw, padding)
+        return jnp.stack([_transposed_product(beside[:, a : a + h], dy).reshape(kw, c, o) for a in range(kh)])
+    # dy shifted along its rows, as for the gradient of x, x along its columns: their product holds every tap.
+    beside = _beside(dy, kw, rest)
+    x = jnp.pad(x, ((0, 0), (kh - 1, kh - 1), (0, 0), (0, 0)))
+    above = jnp.concatenate([x[:, a : a + beside.shape[1]] for a in range(kh)], axis=-1)
+    taps = _transposed_product(above, beside).reshape(kh, c, kw, o)
+    return taps[:, :, ::-1].transpose(0, 2, 1, 3)
+
+
+def _transposed_product(x: Float[Array, "n h w k"], y: Float[Array, "n h w o"]) -> Float[Array, "k o"]:
+    return x.reshape(-1, x.shape[-1]).T @ y.reshape(-1, y.shape[-1])
+
+
+def input_padding(kernel: Float[Array, "kh kw c o"], padding: Padding) -> Padding:
+    """Give the padding of dy in the convolution that is the gradient of a convolution's input."""
+    (kh, kw), ((top, bottom), (left, right)) = kernel.shape[:2], padding
+    return (kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right)
 
 
 def sum_rows(rows: Float[Array, "n c"]) -> Float[Array, "c"]:

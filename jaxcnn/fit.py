@@ -26,7 +26,7 @@ from jaxcnn.run_directory import RunDirectory
 from jaxcnn.train import Arrays, TrainState
 from jaxcnn.weights import Weights, save_weights
 
-TICK_SECONDS = 0.5  # between two looks at the clock and the signals
+TICK_SECONDS = 2.0  # between two looks at the clock and the signals; a step of 1,000 images alone takes 1.1 s for 0.95
 
 Say = Callable[[str], None]
 Metrics = dict[str, float]
@@ -91,8 +91,7 @@ class Trainer:
         # Never more images a step than there are, but for what the devices need to divide a batch evenly.
         self.batch_size = min(config.batch_size, -(-len(dataset.train) // mesh.size) * mesh.size)
         self.per_epoch = train.steps_per_epoch(len(dataset.train), self.batch_size)
-        steps = config.epochs * self.per_epoch
-        self.recipe = recipe_for(config, len(dataset.class_names), self.batch_size, steps, mesh.size)
+        self.recipe = recipe_for(config, len(dataset.class_names), self.batch_size, self.per_epoch)
         self.seed = sharding.replicate(np.uint32(config.seed), mesh)
         self.train_steps = train.make_train_steps(self.recipe, self.batch_size, self.batches)
 

@@ -10,6 +10,7 @@ from jaxcnn.errors import UserError
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # our name: JAX's
 INSTALL = "on a machine with {}, `make setup EXTRA={}` or pip install 'jax[{}]'; or leave --platform out"
 MACHINES = {"gpu": ("an NVIDIA GPU that `nvidia-smi` lists", "cuda", "cuda12"), "tpu": ("a TPU", "tpu", "tpu")}
+FEW_IMAGES = 250  # for one of a CPU's virtual devices
 
 
 def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]:
@@ -36,6 +37,17 @@ def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]
         where = f"--platform {asked}" if platform else "JAX_PLATFORMS"
         todo = INSTALL.format(*MACHINES[asked]) if asked in MACHINES else "unset JAX_PLATFORMS"
         raise UserError(f"JAX has no {asked} here ({reason})", where, todo) from None
+
+
+def start_for(batch_size: int, platform: str | None = None) -> list[jax.Device]:
+    """Start JAX and return the devices that share a batch if nobody chooses: one, of a CPU as many as are faster.
+
+    A CPU's are virtual, at most one a core. With two on two cores a step of speedrun, 1,000 images, takes 0.92 s for
+    1.35 with one, the tutorial's 0.32 for 0.40 on 512 images, but 43 ms for 27 on 32.
+    """
+    most = max(1, min(os.cpu_count() or 1, batch_size // FEW_IMAGES))
+    devices = start(platform, max(count for count in range(1, most + 1) if batch_size % count == 0))
+    return devices if devices[0].platform == "cpu" else devices[:1]
 
 
 def describe(devices: list[jax.Device], precision: str) -> str:

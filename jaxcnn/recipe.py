@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Bool, Float, UInt8
 
-from jaxcnn import augment
+from jaxcnn import augment, cpu
 from jaxcnn.config import Config
 from jaxcnn.layers import BatchKey, cross_entropy, scale_pixels
 from jaxcnn.networks import Network, Variables
@@ -22,6 +23,9 @@ from jaxcnn.optimizers import linear, muon, sgd
 # Images have a size until so many percent of the epochs are over; 32 pixels are CIFAR-10's own. From an odd size the
 # first layer, which has no padding, makes an even one, of which pooling leaves nothing out: 27 costs 7 % less than 28.
 GROWTH = ((16, 19), (36, 23), (58, 27), (100, 32))
+# The bias of the whitening is trained on images up to this size. Later no gradient goes there, which saves the largest
+# convolution a third of its work; airbench94 does so after three epochs of eight.
+WHITENING_SIZE = 23
 
 
 @dataclass(frozen=True)
@@ -70,20 +74,20 @@ def smoothed_loss(
     return losses.sum(dtype=losses.dtype)
 
 
-def tutorial(network: CNN, learning_rate: float, momentum: float = 0.0, devices: int = 1) -> Recipe:
+def tutorial(network: CNN, learning_rate: float, momentum: float = 0.0) -> Recipe:
     """Make the tutorial's recipe: mean cross entropy, SGD with momentum, a constant learning rate."""
     return Recipe(
         network=network,
-        forward=partial(forward, network, devices=devices),
+        forward=partial(forward, network),
         loss=mean_loss,
         optimizer=sgd(learning_rate, momentum),
         schedule=optax.constant_schedule(learning_rate),
     )
 
 
-def _tutorial(config: Config, classes: int, batch_size: int, steps: int, devices: int) -> Recipe:
+def _tutorial(config: Config, classes: int, batch_size: int, per_epoch: int) -> Recipe:
     network = CNN(*config.widths, classes, dtype=jnp.dtype(config.precision))
-    return tutorial(network, config.learning_rate, config.momentum, devices)
+    return tutorial(network, config.learning_rate, config.momentum)
 
 
 def growing(epochs: int) -> tuple[int, ...]:
@@ -94,11 +98,17 @@ def growing(epochs: int) -> tuple[int, ...]:
     return tuple(next(size for part, size in GROWTH if 100 * epoch <= part * epochs) for epoch in range(1, epochs + 1))
 
 
+def whitening_epochs(epochs: int) -> int:
+    """Count the epochs in which the bias of the whitening is trained."""
+    return sum(size <= WHITENING_SIZE for size in growing(epochs))
+
+
 def speedrun(
-    network: Speedrun, learning_rate: float, momentum: float, batch_size: int, steps: int, epochs: int
+    network: Speedrun, learning_rate: float, momentum: float, batch_size: int, per_epoch: int, epochs: int
 ) -> Recipe:
-    """Make the recipe of speedrun for a training of so many steps and epochs. learning_rate: of the convolutions."""
-    kinds = speedrun_optimizers(learning_rate, momentum, batch_size, steps)
+    """Make the recipe of speedrun for epochs of so many steps. learning_rate: of the convolutions."""
+    steps, whitening = epochs * per_epoch, whitening_epochs(epochs) * per_epoch
+    kinds = speedrun_optimizers(learning_rate, momentum, batch_size, steps, whitening)
     return Recipe(
         network=network,
         forward=partial(resized_forward, network),
@@ -112,9 +122,9 @@ def speedrun(
 
 
 def speedrun_optimizers(
-    learning_rate: float, momentum: float, batch_size: int, steps: int
+    learning_rate: float, momentum: float, batch_size: int, steps: int, whitening: int
 ) -> dict[str, optax.GradientTransformation]:
-    """Make the optimizers of speedrun, by kind of parameter."""
+    """Make the optimizers of speedrun, by kind of parameter. whitening: steps that the bias of the whitening takes."""
     decay = 1e-6 * batch_size
 
     def others(rate: float, steps: int) -> optax.GradientTransformation:
@@ -123,7 +133,7 @@ def speedrun_optimizers(
     return {
         "convolution": muon(linear(learning_rate, steps), momentum),
         "bias": others(0.053, steps),
-        "whiten": others(0.053, steps * 3 // 8),
+        "whiten": optax.conditionally_mask(others(0.053, whitening), lambda step: step < whitening),
         "head": others(0.67, steps),
     }
 
@@ -139,11 +149,25 @@ def by_kind(kinds: dict[str, optax.GradientTransformation]) -> optax.GradientTra
 
 
 def resized_forward(
-    network: Network, variables: Variables, images: UInt8[Array, "n h w 3"], key: BatchKey, size: int
+    network: Network, variables: Variables, images: UInt8[Array, "n h w 3"], key: BatchKey, size: int | None = None
 ) -> tuple[Float[Array, "n classes"], Variables]:
-    """Compute the logits of a training batch that is resized to `size` pixels, and the statistics that are kept."""
-    scaled = augment.resized(scale_pixels(images, network.param_dtype), size)
-    logits, kept = network.apply(variables, scaled, key, mutable=["batch_stats"])
+    """Compute the logits of a training batch that is resized to `size` pixels, and the statistics that are kept.
+
+    size: None for images as they are, and a gradient of all parameters.
+    """
+
+    def stem(variables: Variables, images: Array) -> Array:
+        scaled = scale_pixels(images, network.param_dtype)
+        params = variables["params"]
+        if size is not None:
+            scaled = augment.resized(scaled, size)
+        if size is not None and size > WHITENING_SIZE:
+            params = params | {"whiten": lax.stop_gradient(params["whiten"])}
+        return network.apply(variables | {"params": params}, scaled, method="stem")
+
+    kept_place = jax.checkpoint_policies.save_only_these_names("place")
+    x = cpu.in_chunks(jax.checkpoint(stem, policy=kept_place))(variables, images)
+    logits, kept = network.apply(variables, x, key, mutable=["batch_stats"], method="classify")
     return logits, {name: tree for name, tree in variables.items() if name != "params"} | dict(kept)
 
 
@@ -153,21 +177,21 @@ def translated_and_flipped(batch: Any, key: Array, flip_key: Array, epoch: Array
     return augment.flipped(images, augment.alternating(flip_key, batch.indices, epoch))
 
 
-def _speedrun(config: Config, classes: int, batch_size: int, steps: int, devices: int) -> Recipe:
+def _speedrun(config: Config, classes: int, batch_size: int, per_epoch: int) -> Recipe:
     network = Speedrun(*config.widths, classes, dtype=jnp.dtype(config.precision))
-    return speedrun(network, config.learning_rate, config.momentum, batch_size, steps, config.epochs)
+    return speedrun(network, config.learning_rate, config.momentum, batch_size, per_epoch, config.epochs)
 
 
-RECIPES: dict[str, Callable[[Config, int, int, int, int], Recipe]] = {
+RECIPES: dict[str, Callable[[Config, int, int, int], Recipe]] = {
     "tutorial": _tutorial,
     "speedrun": _speedrun,
     "speedrun-large": _speedrun,
 }
 
 
-def recipe_for(config: Config, classes: int = 10, batch_size: int = 1, steps: int = 1, devices: int = 1) -> Recipe:
+def recipe_for(config: Config, classes: int = 10, batch_size: int = 1, per_epoch: int = 1) -> Recipe:
     """Make the recipe that a configuration names.
 
-    classes: how many the data set has.  steps: of the whole training.  devices: how many share a batch.
+    classes: how many the data set has.  per_epoch: steps.
     """
-    return RECIPES[config.recipe](config, classes, batch_size, steps, devices)
+    return RECIPES[config.recipe](config, classes, batch_size, per_epoch)

@@ -62,14 +62,15 @@ def flops(case: Case) -> int:
     """Return the multiplications and additions of an image's matrix products: two for each weight and position."""
     from jaxcnn.compute import layer_flop
     from jaxcnn.networks import variable_shapes
-    from jaxcnn.recipe import recipe_for
+    from jaxcnn.recipe import WHITENING_SIZE, recipe_for
 
     network = recipe_for(case.config).network
     layers = layer_flop(network, case.size)
-    name, *_ = layers
+    name, second, *_ = layers
     # Training does each product three times (forward, both gradients), the first layer's twice, as its input needs no
-    # gradient, and only once if its kernel is constant.
-    spared = layers[name] * (2 if f"constants/{name}/kernel" in variable_shapes(network) else 1)
+    # gradient, and only once if its kernel is constant; without a gradient of its bias, the second's twice.
+    is_constant = f"constants/{name}/kernel" in variable_shapes(network)
+    spared = layers[name] * (2 if is_constant else 1) + layers[second] * (is_constant and case.size > WHITENING_SIZE)
     return {"training": 3 * sum(layers.values()) - spared, "inference": sum(layers.values())}[case.task]
 
 
@@ -81,7 +82,8 @@ def measure(case: Case, rounds: int, update: Update, names: Iterable[str] = CONT
             running[name] = contenders.Contender(name, case)
         except Exception as problem:  # torch.compile wants a C++ compiler
             absent[name] = str(problem).partition("\n")[0]
-    steps = {name: max(1, round(1000 / contender.run(1))) for name, contender in running.items()}
+    # At least two to a dispatch, as `fit` takes them.
+    steps = {name: max(2, round(1000 / contender.run(1))) for name, contender in running.items()}
     for name, contender in running.items():
         contender.run(steps[name])  # compiles, if the number of images is part of the program
     for _ in range(rounds):

@@ -41,9 +41,9 @@ class Case:
         return replace(default, batch_size=self.batch_size, widths=tuple(self.width * n for n in default.widths))
 
     @property
-    def steps(self) -> int:
-        """Return the steps of the whole training."""
-        return self.config.epochs * -(-CIFAR10 // self.batch_size)
+    def per_epoch(self) -> int:
+        """Return the steps of an epoch of the whole training."""
+        return -(-CIFAR10 // self.batch_size)
 
 
 def fixed_data(batch_size: int) -> tuple[Any, Any]:
@@ -56,16 +56,18 @@ def jax_runner(case: Case) -> Run:
     """Return a run of this project, which does all steps in one dispatch."""
     import jax.numpy as jnp
 
-    from jaxcnn import platform, train
+    from jaxcnn import platform, sharding, train
     from jaxcnn.augment import ONE_VIEW
     from jaxcnn.recipe import recipe_for
 
-    platform.start(None)
     batch_size, arrays = case.batch_size, fixed_data(case.batch_size)
-    data, seed = train.Arrays(*map(jnp.asarray, arrays)), jnp.uint32(0)
-    recipe = recipe_for(case.config, batch_size=batch_size, steps=case.steps)
+    mesh = sharding.make_mesh(platform.start_for(batch_size), None, batch_size)
+    batches, seed = sharding.divided(mesh), sharding.replicate(np.uint32(0), mesh)
+    data = train.Arrays(*sharding.replicate(arrays, mesh))
+    recipe = recipe_for(case.config, batch_size=batch_size, per_epoch=case.per_epoch)
     recipe = replace(recipe, sizes=(case.size,)) if recipe.sizes else recipe  # that of all epochs
-    state, train_steps = train.create_state(recipe, 0, arrays[0]), train.make_train_steps(recipe, batch_size)
+    state = sharding.replicate(train.create_state(recipe, 0, arrays[0]), mesh)
+    train_steps = train.make_train_steps(recipe, batch_size, batches)
     # The network, but that an image is looked at once, as PyTorch looks at it.
     network = type("OneView", (type(recipe.network),), {"views": ONE_VIEW})(*case.config.widths)
     images = cache(lambda count: data.images[jnp.arange(count) % len(data.images)])
@@ -78,8 +80,10 @@ def jax_runner(case: Case) -> Run:
             if int(state.step) != before + steps:  # which waits for it
                 raise RuntimeError("the loss is not finite, which ends training")
             return 1, 4
-        batches = images(steps * batch_size)
-        train.predict_logits(network, state.variables, batches, batch_size=batch_size).block_until_ready()
+        many = images(steps * batch_size)
+        train.predict_logits(
+            network, state.variables, many, batch_size=batch_size, sharding=batches
+        ).block_until_ready()
         return 1, 0
 
     return run
@@ -188,6 +192,10 @@ def begin(contender: str, case: Case) -> float:
     """Set up a contender in this process, warm it up, and return the seconds of its first step."""
     global run
     runners = {"jaxcnn": jax_runner, "flax": flax_runner, "matmul": matmul_runner}
+    if contender.startswith("torch"):
+        import torch
+
+        torch.set_flush_denormal(True)  # as XLA does: training on noise ends in subnormal numbers, five times as slow
     run = runners.get(contender, partial(torch_runner, kind=contender))(case)
     ms, _ = work(1)
     run(2)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parity.twins.speedrun_training import MOST, optimizer
+from parity.twins.speedrun_training import MOST, WHITENING_SIZE, constants, optimizer
 
 if TYPE_CHECKING:
     from contenders import Case
@@ -33,11 +33,16 @@ def speedrun(
     network: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, case: "Case"
 ) -> Iterator[None]:
     """Train by the recipe of speedrun: moved and mirrored images, smoothed labels, Muon for the convolutions."""
-    # Fixed; its values cost no time, but with the zeros that it begins with, all that follows would be zero.
-    nn.init.normal_(network.get_buffer("whiten.weight"))
+    # With other values a channel may come out constant, which batch norm divides by next to nothing.
+    buffers, _ = constants((images * 255).round().byte().permute(0, 2, 3, 1).numpy())
+    network.load_state_dict(buffers, strict=False)
     take = moved_and_mirrored(images)
     rates = case.config.learning_rate, case.config.momentum
-    falling = optimizer(dict(network.named_parameters()), *rates, case.batch_size, case.steps)
+    steps, is_early = case.config.epochs * case.per_epoch, case.size <= WHITENING_SIZE
+    network.get_parameter("whiten.bias").requires_grad_(is_early)
+    falling = optimizer(
+        dict(network.named_parameters()), *rates, case.batch_size, steps, whitening=steps if is_early else 0
+    )
     mirrored = torch.rand(len(images)) < 0.5
     per_epoch = len(images) // case.batch_size
     for step in count():

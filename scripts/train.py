@@ -54,8 +54,9 @@ def parser() -> cli.ArgumentParser:
     add("--seed", type=cli.seed, help="of initial weights, shuffles and dropout masks (default 0)")
     add("--precision", choices=["float32", "bfloat16"], help="of the computation; parameters stay float32 (default)")
     add("--init", metavar="WEIGHTS", help="start from these weights instead of random ones")
-    add("--devices", metavar="N", default=1, type=lambda text: None if text == "all" else cli.positive_int(text),
-        help="divide each batch among N (default 1), or all, devices of each process; on the CPU, virtual")  # fmt: skip
+    add("--devices", metavar="N", default=0,
+        type=lambda text: None if text == "all" else cli.positive_int(text), help="divide each batch among N, or all, "
+        "devices of each process; on a CPU, virtual (default 1; one a core for large batches)")  # fmt: skip
     add("--coordinator", metavar="HOST:PORT", help="one of many processes: where process 0 is to be met, or auto "
         "for what Slurm, Open MPI, Kubernetes or a TPU pod says")  # fmt: skip
     add("--num-processes", metavar="N", type=cli.positive_int, help="how many processes there are")
@@ -66,15 +67,18 @@ def parser() -> cli.ArgumentParser:
     return parser
 
 
-def configured(given: dict[str, Any], run: RunDirectory, resume: bool) -> tuple[Config, Weights | None]:
-    """Change what was given in the resumed run's configuration or the data set's default; load initial weights."""
+def planned(given: dict[str, Any], run: RunDirectory, resume: bool) -> Config:
+    """Change what was given in the resumed run's configuration or the data set's default."""
     if resume:
-        config = resumed(read_config(run.config), given)
-    else:
+        return resumed(read_config(run.config), given)
+    return dataclasses.replace(DEFAULTS[given.get("recipe", "tutorial")][given.get("dataset", "cifar10")], **given)
+
+
+def configured(given: dict[str, Any], run: RunDirectory, resume: bool) -> tuple[Config, Weights | None]:
+    """Give the configuration of the run, and initial weights if it has any."""
+    if not resume:
         run.check_free()
-        config = dataclasses.replace(
-            DEFAULTS[given.get("recipe", "tutorial")][given.get("dataset", "cifar10")], **given
-        )
+    config = planned(given, run, resume)
     # A run that was stopped before its first checkpoint has not started from them yet.
     init = parity.load_weights(config.init) if config.init and not checkpoints.saved(run.checkpoints) else None
     return dataclasses.replace(config, widths=widths(init.network)) if init else config, init
@@ -86,17 +90,24 @@ def main() -> int:
     cluster = [arguments.pop(name) for name in ("coordinator", "num_processes", "process_id")]
     processes.check_flags(*cluster)
     with processes.joined(*cluster):
-        return train(arguments)
+        return train(arguments, alone=cluster[0] is None)
 
 
-def train(arguments: dict[str, Any]) -> int:
-    """Start JAX, load weights and data, train in the run directory, say how it ended, and return the exit status."""
+def train(arguments: dict[str, Any], alone: bool) -> int:
+    """Start JAX, load weights and data, train in the run directory, say how it ended, and return the exit status.
+
+    alone: there is no other process.
+    """
     out, resume, chosen, count = (arguments.pop(name) for name in ("out", "resume", "platform", "devices"))
     run = RunDirectory(out or Path("runs") / (arguments["dataset"] or "cifar10"))
     given = {name: value for name, value in arguments.items() if value is not None}
     if "data_dir" in given and not re.match(r"(https?|file):", given["data_dir"]):
         given["data_dir"] = str(Path(given["data_dir"]).expanduser().absolute())
-    devices = platform.start(chosen, cpu_devices=count)
+    if count == 0 and alone:
+        devices, count = platform.start_for(planned(given, run, resume).batch_size, chosen), None
+    else:
+        count = 1 if count == 0 else count
+        devices = platform.start(chosen, cpu_devices=count)
     processes.settle(devices)
     config, init = configured(given, run, resume) if sharding.is_first() else (None, None)
     of_first = Config(**json.loads(sharding.text_from_first(to_json(config) if config else "")))

@@ -1,12 +1,20 @@
 """JAX as strict as it goes, on eight virtual CPU devices, before any test imports the package."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # a user has it not, and it would hide what comes late
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what one process compiled, all others of the suite take over
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxcnn-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import dataclasses
 import subprocess

@@ -36,7 +36,7 @@ def narrow(**changes: Any) -> Config:
 
 def trajectory(dataset: Dataset, mesh: Mesh, dtype: Any, dispatches: list[int]) -> np.ndarray:
     """The epoch's loss and all parameters, after each dispatch of so many steps."""
-    recipe = tutorial(CNN(2, 4, dtype=dtype, param_dtype=dtype), 0.05, 0.9, devices=mesh.size)
+    recipe = tutorial(CNN(2, 4, dtype=dtype, param_dtype=dtype), 0.05, 0.9)
     # Not drawn by JAX: a float32 draw's last bit depends on how it is compiled.
     like, rng = jax.eval_shape(lambda: train.create_state(recipe, 0)), np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.uniform(-0.2, 0.2, leaf.shape).astype(dtype), like.params)

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -26,19 +25,13 @@ from tests.conftest import ROOT, assert_trees_equal
 from tests.test_fit import final_state, run_fit, without_time
 
 EPOCHS = 6
-COMPILED = tempfile.TemporaryDirectory(prefix="jaxcnn-tests-")
-COMPILED_ONCE = {
-    "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
 
 
 def start(run, epochs=EPOCHS, *faults):
     command = [sys.executable, "-m", "tests.trainee", run, epochs, *faults]
     return subprocess.Popen(
         list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", **COMPILED_ONCE},
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 import functools
 import re
 import runpy
+from unittest.mock import Mock
 
 import jax
 import numpy as np
 import pytest
 
-from jaxcnn import fit, processes, sharding, train
+from jaxcnn import fit, platform, processes, sharding, train
 from jaxcnn.config import Config
 from jaxcnn.errors import UserError
 from jaxcnn.networks.tutorial import PARAMETERS
@@ -85,6 +86,18 @@ def test_a_batch_that_does_not_divide_is_refused_with_those_that_do(count, batch
         return
     with pytest.raises(UserError, match=words):
         make_mesh(jax.devices(), count, batch_size)
+
+
+@pytest.mark.parametrize(
+    ("cores", "batch_size", "kind", "expected"),
+    [(2, 1000, "cpu", 2), (2, 32, "cpu", 1), (8, 1000, "cpu", 4), (8, 750, "cpu", 3), (8, 1001, "cpu", 1),
+     (None, 999, "cpu", 1), (2, 1000, "cuda", 1)],
+)  # fmt: skip
+def test_large_batches_are_divided_among_the_cores_of_a_cpu(monkeypatch, cores, batch_size, kind, expected):
+    device = Mock(spec=jax.Device, platform=kind)
+    monkeypatch.setattr(platform.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(platform, "start", lambda name, count: [device] * (count if kind == "cpu" else 8))
+    assert len(platform.start_for(batch_size)) == expected
 
 
 @pytest.mark.parametrize(

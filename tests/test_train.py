@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import use_abstract_mesh
 
 import jaxcnn
 from jaxcnn import checkpoints, networks, train
@@ -18,6 +19,7 @@ from jaxcnn.networks import initial_variables
 from jaxcnn.networks.tutorial import CNN, forward
 from jaxcnn.optimizers import sgd
 from jaxcnn.recipe import mean_loss, tutorial
+from jaxcnn.sharding import divided, make_mesh
 from jaxcnn.train import Arrays, Batch
 from jaxcnn.weights import Weights, save_weights
 from tests.conftest import assert_trees_equal
@@ -210,7 +212,7 @@ def test_programs_for_other_platforms_have_stock_convolutions_and_no_chunks(trai
 
 
 def test_the_network_in_chunks_is_the_network(training, dataset):
-    """Logits and gradients, dropout on, of batches that divide into chunks of 4, 3, 2 and 1, and on several devices."""
+    """Logits and gradients, dropout on, of batches that divide into chunks of 4, 3 and 1, and on several devices."""
     recipe, state, _ = training
 
     def whole(params, images):
@@ -218,7 +220,12 @@ def test_the_network_in_chunks_is_the_network(training, dataset):
 
     def chunked(params, images, devices):
         key = dropout_key(5, len(images))
-        return forward(recipe.network, {"params": params}, images, key, devices)[0]
+        if devices == 1:
+            return forward(recipe.network, {"params": params}, images, key)[0]
+        mesh = make_mesh(jax.devices(), devices, len(images))
+        images = jax.lax.with_sharding_constraint(images, divided(mesh))
+        with use_abstract_mesh(mesh.abstract_mesh):
+            return forward(recipe.network, {"params": params}, images, key)[0]
 
     @functools.partial(jax.jit, static_argnames="devices")
     def both(params, images, devices):
@@ -226,7 +233,7 @@ def test_the_network_in_chunks_is_the_network(training, dataset):
         expected, expected_back = jax.vjp(lambda p: whole(p, images), params)
         return logits, expected, back(expected), expected_back(expected)
 
-    for count, devices in ((8, 1), (9, 1), (14, 1), (7, 1), (12, 2), (20, 4)):
+    for count, devices in ((8, 1), (9, 1), (7, 1), (20, 4)):
         images = jnp.asarray(dataset.train.images[:count])
         logits, expected, *gradients = both(state.params, images, devices)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)

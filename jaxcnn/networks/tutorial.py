@@ -69,16 +69,13 @@ class CNN(nn.Module):
 
 
 def forward(
-    network: CNN, variables: Any, images: UInt8[Array, "n h w 3"], key: BatchKey | None, devices: int = 1
+    network: CNN, variables: Any, images: UInt8[Array, "n h w 3"], key: BatchKey | None
 ) -> tuple[Float[Array, "n classes"], dict[str, Any]]:
-    """Compute a training batch's logits as `__call__` does, the first stage in chunks on the CPU; no variable changes.
+    """Compute a training batch's logits as `__call__` does, the first stage in chunks; no variable changes."""
 
-    A batch that is divided among `devices` is left whole: each chunk's gradient would be sent.
-    """
-
-    def features(images: Array, places: Any) -> Array:
+    def features(variables: Any, images: Array, places: Any) -> Array:
         scaled = layers.scale_pixels(images, network.param_dtype)
         return network.apply(variables, scaled, key and key._replace(places=places), method="features")
 
-    stage = cpu.in_chunks(features) if devices == 1 else features
-    return network.apply(variables, stage(images, key and key.places), key, method="classify"), {}
+    x = cpu.in_chunks(features)(variables, images, key and key.places)
+    return network.apply(variables, x, key, method="classify"), {}

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
 from jaxtyping import Array
-from optax import tree_utils
 
 from jaxcnn import augment, networks, optimizers, recipe, train
 from jaxcnn.layers import scale_pixels
@@ -29,7 +29,7 @@ SGD: dict[str, dict[str, Any]] = {
     "decay": {"momentum": 0.9, "weight_decay": 0.1},
 }
 TAKEN = {"first": 0, "whitening": 2, "whitened": 3, "last": 7}  # the steps of 8 before the one that is compared
-SCHEDULE: dict[str, Any] = {"momentum": 0.6, "batch": 1000, "steps": 8}
+SCHEDULE: dict[str, Any] = {"momentum": 0.6, "batch": 1000, "steps": 8, "whitening": 3}
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +112,23 @@ def _tutorial(pair: TrainedPair) -> TrainedPair:
 
 def speedrun_recipe(network: networks.Network, plan: Any) -> recipe.Recipe:
     """Make the recipe of a plan."""
-    return recipe.speedrun(network, plan.rate, plan.momentum, plan.batch, plan.steps, plan.epochs)
+    return recipe.speedrun(network, plan.rate, plan.momentum, plan.batch, plan.per_epoch, plan.epochs)
+
+
+def speedrun_options(plan: Any, taken: int) -> dict[str, Any]:
+    """Give what the optimizer of a plan is made of, some steps of which are taken."""
+    steps, whitening = plan.epochs * plan.per_epoch, recipe.whitening_epochs(plan.epochs) * plan.per_epoch
+    sizes = {"batch": plan.batch, "steps": steps, "whitening": whitening, "taken": taken}
+    return {"rate": plan.rate, "momentum": plan.momentum, **sizes}
 
 
 def started(optimizer: optax.GradientTransformation, taken: int) -> optax.GradientTransformation:
-    """Make an optimizer that starts as if it had taken so many steps."""
-    counted = lambda params: tree_utils.tree_set(optimizer.init(params), count=jnp.int32(taken))  # noqa: E731
+    """Make an optimizer that starts as if it had taken so many steps: whole numbers in its state count them."""
+
+    def counted(params: Any) -> Any:
+        of = lambda leaf: jnp.full_like(leaf, taken) if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf  # noqa: E731
+        return jax.tree.map(of, optimizer.init(params))
+
     return optax.GradientTransformation(counted, optimizer.update)
 
 
@@ -133,7 +144,7 @@ def _speedrun(pair: TrainedPair) -> TrainedPair:
         statistics=tuple(name for name, _ in pair.torch_module.named_buffers() if "running" in name),
         keyed=lambda key, real: key and key._replace(real=real),
         make_recipe=speedrun_recipe,
-        options=lambda plan, taken: {name: getattr(plan, name) for name in options} | {"taken": taken},
+        options=speedrun_options,
         batch=augmented_batch,
         torch_logits=mean_of_views,
         torch_constants=speedrun_training.constants,

@@ -43,7 +43,7 @@ def of_recipe(**wrong: Callable[..., Any]) -> Mistake:
 
 
 def of_kind(kind: str, wrong: Callable[..., optax.GradientTransformation]) -> Mistake:
-    """Make the optimizer of a kind of parameters otherwise: `wrong` is given (rate, momentum, batch, steps)."""
+    """Make the optimizer of a kind of parameters otherwise: `wrong` is given its options by name."""
 
     def made(right: Any, taken: int, **options: Any) -> optax.GradientTransformation:
         kinds = recipe.speedrun_optimizers(*options.values())
@@ -57,7 +57,7 @@ def muon(
 ) -> Mistake:
     """Make Muon otherwise."""
     matrices = partial(jax.tree.map, partial(orthogonalised, steps=newton_schulz))
-    return of_kind("convolution", lambda rate, momentum, batch, steps: optax.chain(
+    return of_kind("convolution", lambda rate, momentum, steps, **_: optax.chain(
         optax.trace(momentum, nesterov), optax.stateless(lambda updates, _: matrices(updates)),
         optax.scale_by_learning_rate(linear(rate, steps)), *last))  # fmt: skip
 
@@ -101,8 +101,9 @@ def undivided(pair: Any) -> Any:
 def resized(method: Callable[[Array, int], Array]) -> Mistake:
     """Resize the images of training in another way."""
 
-    def forward(right: recipe.Recipe, variables: Any, images: Array, key: Any, size: int) -> Any:
-        x = method(scale_pixels(images, right.network.param_dtype), size)
+    def forward(right: recipe.Recipe, variables: Any, images: Array, key: Any, size: int | None = None) -> Any:
+        x = scale_pixels(images, right.network.param_dtype)
+        x = x if size is None else method(x, size)
         logits, kept = right.network.apply(variables, x, key, mutable=["batch_stats"])
         return logits, {name: tree for name, tree in variables.items() if name != "params"} | dict(kept)
 
@@ -178,15 +179,15 @@ CONTROLS = (
     Control("schedule one step off", ("step", "whiten.bias", "first"),
             optimizer(lambda right, taken, **options: started(right, taken + 1))),
     Control("whitening bias trained to the end", ("step", "whiten.bias", "whitening"),
-            of_kind("whiten", lambda rate, momentum, batch, steps: nesterov(0.053, steps, 1e-6 * batch / 0.053))),
+            of_kind("whiten", lambda batch, steps, **_: nesterov(0.053, steps, 1e-6 * batch / 0.053))),
     Control("weight decay not divided by the rate", ("step", "head.weight", "first"),
-            of_kind("head", lambda rate, momentum, batch, steps: nesterov(0.67, steps, 1e-6 * batch))),
+            of_kind("head", lambda batch, steps, **_: nesterov(0.67, steps, 1e-6 * batch))),
     Control("constants of half the images", ("initial", "normalise.mean", ""),
             of_recipe(constants=lambda right, images: right.constants(images[::2]))),
     Control("shift in the wrong direction", ("trajectory", "images0", ""), augmented(shifts=lambda shifts: -shifts)),
     Control("flips that do not alternate", ("trajectory", "images1", ""), augmented(epoch=jnp.zeros_like)),
-    Control("images not resized", ("trajectory", "whiten.bias", ""), resized(lambda x, size: x)),
-    Control("resized without antialias", ("trajectory", "whiten.bias", ""),
+    Control("images not resized", ("trajectory", "conv1.weight", ""), resized(lambda x, size: x)),
+    Control("resized without antialias", ("trajectory", "conv1.weight", ""),
             resized(lambda x, size: jax.image.resize(x, (len(x), size, size, 3), "linear", antialias=False))),
     Control("a view forgotten", ("evaluation", "logits", ""), partial(replace, predict_logits=view_forgotten)),
     Control("identities left out", ("trajectory", "conv1.weight.fixed", ""),

@@ -14,6 +14,7 @@ Tensors = dict[str, torch.Tensor]
 NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315
 BIAS_RATE, HEAD_RATE, SGD_MOMENTUM = 0.053, 0.67, 0.85
 MOST = 2  # pixels that an image is moved by
+WHITENING_SIZE = 23  # the largest images on which the bias of the whitening is trained
 
 
 class Augmented(NamedTuple):
@@ -121,7 +122,7 @@ class Muon(torch.optim.Optimizer):
 
 
 class Falling:
-    """Two optimizers as one, whose learning rates fall linearly, each group's to 0 in so many steps."""
+    """Two optimizers as one. Each group's learning rate falls linearly to 0 in so many steps; then it is left."""
 
     def __init__(self, muon: Muon, sgd: torch.optim.SGD, taken: int) -> None:
         self.optimizers, self.taken = (muon, sgd), taken
@@ -138,15 +139,26 @@ class Falling:
         for group in self.param_groups:
             left = max(0, group["steps"] - self.taken)
             group["lr"] = group["first"] * left / group["steps"] if left else 0.0
+            for p in group["params"] if not left else ():
+                p.grad = None
         for one in self.optimizers:
             one.step()
         self.taken += 1
 
 
 def optimizer(
-    params: Mapping[str, torch.Tensor], rate: float, momentum: float, batch: int, steps: int, taken: int = 0
+    params: Mapping[str, torch.Tensor],
+    rate: float,
+    momentum: float,
+    batch: int,
+    steps: int,
+    whitening: int,
+    taken: int = 0,
 ) -> Falling:
-    """Make the optimizer of a training of so many steps, of which some are taken. rate: of the convolutions."""
+    """Make the optimizer of a training of so many steps, of which some are taken.
+
+    rate: of the convolutions.  whitening: steps that the bias of the whitening takes.
+    """
 
     def group(rate: float, steps: int, *names: str) -> dict[str, Any]:
         decay = 1e-6 * batch / rate
@@ -157,7 +169,7 @@ def optimizer(
     muon.param_groups[0] |= {"first": rate, "steps": steps}
     groups = (
         group(BIAS_RATE, steps, *(name for name in params if name.startswith("norm"))),
-        group(BIAS_RATE, steps * 3 // 8, "whiten.bias"),
+        group(BIAS_RATE, whitening, "whiten.bias"),
         group(HEAD_RATE, steps, "head.weight"),
     )
     return Falling(muon, torch.optim.SGD(groups, momentum=SGD_MOMENTUM, nesterov=True), taken)

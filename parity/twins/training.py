@@ -122,7 +122,7 @@ def take_step(
     recipe = replace(pair.make_recipe(pair.flax_module, trial), optimizer=optimizer)
     state = train.with_variables(recipe, variables)._replace(step=jnp.uint32(STEP), opt_state=opt_state)
     batch = train.Batch(case.inputs, case.labels, case.real, jnp.arange(len(case.labels)))
-    return train.train_step(recipe, state, batch, SEED, case.inputs.shape[1] if recipe.sizes else None)
+    return train.train_step(recipe, state, batch, SEED)
 
 
 def initial(pair: TrainedPair, draws: int = DRAWS) -> Iterator[Check]:

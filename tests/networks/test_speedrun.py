@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jaxcnn import augment, checkpoints, fit, layers, train
 from jaxcnn.config import DEFAULTS
-from jaxcnn.recipe import growing, recipe_for
+from jaxcnn.recipe import growing, recipe_for, whitening_epochs
 from jaxcnn.sharding import divided, make_mesh, replicate
 from jaxcnn.train import Arrays
 
@@ -112,11 +112,25 @@ def test_a_run_that_is_cut_goes_on_to_the_same_bits(trainer, tmp_path):
     assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(whole.model_state["batch_stats"]["norm7"]["mean"]))
 
 
+def test_the_whitening_s_bias_has_a_gradient_on_small_images_only(trainer):
+    state, gradients = start(trainer), {}
+    given = jnp.asarray(IMAGES), layers.BatchKey.of_batch(jax.random.key(0), len(IMAGES))
+    for size in (23, 27):
+        logits = lambda params, size=size: trainer.recipe.forward(  # noqa: E731
+            {"params": params, **state.model_state}, *given, size
+        )[0]
+        gradients[size] = jax.jit(jax.grad(lambda params, of=logits: jnp.square(of(params)).sum()))(state.params)
+    found = {size: bool(tree["whiten"]["bias"].any()) for size, tree in gradients.items()}
+    assert found == {23: True, 27: False}
+    assert all(tree["conv1"]["kernel"].any() for tree in gradients.values())
+    assert whitening_epochs(14) == 5  # after which its optimizer stands still, which parity compares
+
+
 def test_several_devices_take_the_step_of_one(trainer, dataset):
     """Statistics are of the whole batch; more than a step, and Muon makes 1e-3 of rounding."""
     ours = trainer.steps(start(trainer), 1)
     mesh = make_mesh(jax.devices(), 4, CONFIG.batch_size)
-    recipe = recipe_for(CONFIG, 10, CONFIG.batch_size, 2 * trainer.per_epoch, 4)
+    recipe = recipe_for(CONFIG, 10, CONFIG.batch_size, trainer.per_epoch)
     data = Arrays(*replicate((dataset.train.images, dataset.train.labels), mesh))
     state = replicate(train.create_state(recipe, 0, dataset.train.images), mesh)
     shared = train.make_train_steps(recipe, CONFIG.batch_size, divided(mesh))(state, data, np.uint32(0), np.int32(1))
