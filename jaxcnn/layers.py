@@ -238,8 +238,12 @@ def _sums(x: Float[Array, "n h w c"], weights: Float[Array, "n"]) -> Float[Array
 
 def cross_entropy(logits: Float[Array, "b classes"], labels: UInt8[Array, "b"]) -> Float[Array, "b"]:
     """Compute each image's own loss, in nats; float64 for float64 logits, float32 for all others."""
-    wide = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
-    return optax.softmax_cross_entropy_with_integer_labels(wide, labels.astype(jnp.int32))
+    return optax.softmax_cross_entropy_with_integer_labels(widened(logits), labels.astype(jnp.int32))
+
+
+def widened(logits: Float[Array, "b classes"]) -> Float[Array, "b classes"]:
+    """Give logits the type of a loss: float64 stays, all others are float32."""
+    return logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
 
 
 def torch_uniform(fan_in: int) -> Callable[..., Array]:

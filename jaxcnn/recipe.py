@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxcnn import augment, cpu
 from jaxcnn.config import Config
-from jaxcnn.layers import BatchKey, cross_entropy, scale_pixels
+from jaxcnn.layers import BatchKey, cross_entropy, scale_pixels, widened
 from jaxcnn.networks import Network, Variables
 from jaxcnn.networks import speedrun as speedrun_network
 from jaxcnn.networks.speedrun import Speedrun
@@ -68,7 +68,7 @@ def smoothed_loss(
 
     PyTorch's `cross_entropy(..., label_smoothing=smoothing, reduction="sum")`.
     """
-    logits = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
+    logits = widened(logits)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
     losses = jnp.where(real, optax.softmax_cross_entropy(logits, targets), 0)
     return losses.sum(dtype=losses.dtype)

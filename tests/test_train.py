@@ -212,7 +212,7 @@ def test_programs_for_other_platforms_have_stock_convolutions_and_no_chunks(trai
 
 
 def test_the_network_in_chunks_is_the_network(training, dataset):
-    """Logits and gradients, dropout on, of batches that divide into chunks of 4, 3 and 1, and on several devices."""
+    """Logits and gradients, dropout on, of batches that divide into chunks of 4, 3, 2 and 1, and on several devices."""
     recipe, state, _ = training
 
     def whole(params, images):
@@ -233,7 +233,7 @@ def test_the_network_in_chunks_is_the_network(training, dataset):
         expected, expected_back = jax.vjp(lambda p: whole(p, images), params)
         return logits, expected, back(expected), expected_back(expected)
 
-    for count, devices in ((8, 1), (9, 1), (7, 1), (20, 4)):
+    for count, devices in ((8, 1), (9, 1), (14, 1), (7, 1), (12, 2), (20, 4)):
         images = jnp.asarray(dataset.train.images[:count])
         logits, expected, *gradients = both(state.params, images, devices)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
