@@ -241,9 +241,9 @@ def cross_entropy(logits: Float[Array, "b classes"], labels: UInt8[Array, "b"]) 
     return optax.softmax_cross_entropy_with_integer_labels(widened(logits), labels.astype(jnp.int32))
 
 
-def widened(logits: Float[Array, "b classes"]) -> Float[Array, "b classes"]:
-    """Give logits the type of a loss: float64 stays, all others are float32."""
-    return logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
+def widened(x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    """Give x the type in which sums are taken: float64 stays, all others are float32."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def torch_uniform(fan_in: int) -> Callable[..., Array]:

@@ -1,15 +1,30 @@
-"""Read a picture file of any size and mode as an image for the network."""
+"""Read pictures of any size and mode, or images of a data set by their ids, as images for the network."""
 
+import re
 import warnings
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from jaxcnn.data.dataset import Dataset
 from jaxcnn.errors import UserError
 
 SIDE = 32
+
+
+class Picture(NamedTuple):
+    """An image for the network, under the name of its id or its file."""
+
+    name: str
+    image: UInt8[np.ndarray, "32 32 3"]
+    truth: str | None = None  # its class, if that is known
+    done: str = ""  # to a picture file, to make an image of it
 
 
 def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
@@ -52,3 +67,35 @@ def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
         steps.append(f"resized to {SIDE} x {SIDE}")
     fitted = ImageOps.fit(upright.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
     return np.asarray(fitted), ", ".join(steps)
+
+
+def read_image(text: str, dataset: Callable[[], Dataset]) -> Picture:
+    """Read the image of an id or a picture file; UserError offering the nearest of either."""
+    if re.fullmatch(r"(train|test)_\d{5}", text, re.ASCII):
+        image, label = dataset().find(text)
+        return Picture(text, image, dataset().class_names[label])
+    path = Path(text)
+    if not path.exists():
+        near = _nearest(path)
+        raise UserError("neither an id nor a file", text, f"did you mean {near}?" if near else "ids: train_00007, ...")
+    image, done = read(path)
+    return Picture(path.stem.encode("utf-8", "replace").decode(), image, done=f"{text}: {done}")
+
+
+def _nearest(path: Path) -> str | None:
+    """Guess the id or the file that somebody who wrote this meant."""
+    match = re.fullmatch(r"([a-z]+)[_-]?(\d{1,5})", str(path), re.ASCII)
+    if match and (split := get_close_matches(match[1], ["train", "test"], 1)):
+        return f"{split[0]}_{int(match[2]):05d}"
+    near = get_close_matches(path.name, [file.name for file in path.parent.glob("*")], 1)
+    return str(path.parent / near[0]) if near else None
+
+
+def read_images(texts: Sequence[str], dataset: Callable[[], Dataset]) -> list[Picture]:
+    """Read all images, each under a name of its own: two files of one name do not overwrite each other's figures."""
+    named: dict[str, Picture] = {}
+    for picture in (read_image(text, dataset) for text in dict.fromkeys(texts)):
+        names = (f"{picture.name}-{k}" if k > 1 else picture.name for k in count(1))
+        name = next(name for name in names if name not in named)
+        named[name] = picture._replace(name=name)
+    return list(named.values())

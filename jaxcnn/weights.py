@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxcnn import files, networks
+from jaxcnn.data.official import CLASS_NAMES
 from jaxcnn.errors import UserError
 from jaxcnn.layers import check_images
 from jaxcnn.networks import Network, Variables
@@ -147,3 +148,9 @@ def check_classes(weights: Weights, class_names: tuple[str, ...], where: object)
     if weights.network.classes != len(class_names):
         what = f"the network has {weights.network.classes} classes, the data set {len(class_names)}"
         raise UserError(what, where, "choose another --dataset")
+
+
+def names_of_classes(weights: Weights, dataset: str) -> tuple[str, ...]:
+    """Give the names of the classes: the weights' own, or else the data set's, or else numbers."""
+    known = weights.class_names or (CLASS_NAMES if dataset == "cifar10" else ())
+    return known if len(known) == weights.network.classes else tuple(map(str, range(weights.network.classes)))

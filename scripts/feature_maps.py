@@ -1,12 +1,9 @@
 """Draw what a network's layers make of images: the tutorial's figures of the horse, and any other."""
 
-import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from functools import cache, partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +13,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
 
 import parity
-from jaxcnn import cli, data, features, figures, files, map_figures, pictures, platform
-from jaxcnn.data.official import CLASS_NAMES
+from jaxcnn import cli, data, features, figures, files, map_figures, pictures, platform, weights
 from jaxcnn.errors import UserError
 from jaxcnn.networks import named
 from jaxcnn.weights import Weights
 from parity.files import require_torch
 
-Picture = tuple[str, np.ndarray, str | None]  # name, uint8 [32, 32, 3], the true class if it is known
 Maps = dict[str, np.ndarray]
 EXAMPLES = """examples:
   python scripts/feature_maps.py runs/cifar10                  the tutorial's: the horse through conv1 and conv2
@@ -51,39 +46,6 @@ def parser() -> cli.ArgumentParser:
     add("--format", choices=figures.FORMATS, default="png", help="default png")
     add("--out", type=Path, default=Path("feature_maps"), metavar="DIR", help="default feature_maps")
     return parser
-
-
-def read_image(text: str, dataset: Callable[[], data.Dataset]) -> Picture:
-    """Read the image of an id or a picture file; UserError offering the nearest of either."""
-    if re.fullmatch(r"(train|test)_\d{5}", text, re.ASCII):
-        image, label = dataset().find(text)
-        return text, image, dataset().class_names[label]
-    path = Path(text)
-    if not path.exists():
-        near = nearest(path)
-        raise UserError("neither an id nor a file", text, f"did you mean {near}?" if near else "ids: train_00007, ...")
-    image, done = pictures.read(path)
-    print(f"{text}: {done}")
-    return path.stem.encode("utf-8", "replace").decode(), image, None
-
-
-def nearest(path: Path) -> str | None:
-    """Guess the id or the file that somebody who wrote this meant."""
-    match = re.fullmatch(r"([a-z]+)[_-]?(\d{1,5})", str(path), re.ASCII)
-    if match and (split := get_close_matches(match[1], ["train", "test"], 1)):
-        return f"{split[0]}_{int(match[2]):05d}"
-    near = get_close_matches(path.name, [file.name for file in path.parent.glob("*")], 1)
-    return str(path.parent / near[0]) if near else None
-
-
-def read_images(texts: Sequence[str], dataset: Callable[[], data.Dataset]) -> list[Picture]:
-    """Read all images, each under a name of its own: two files of one name do not overwrite each other's figures."""
-    read: dict[str, Picture] = {}
-    for stem, image, truth in (read_image(text, dataset) for text in dict.fromkeys(texts)):
-        names = (f"{stem}-{k}" if k > 1 else stem for k in count(1))
-        name = next(name for name in names if name not in read)
-        read[name] = name, image, truth
-    return list(read.values())
 
 
 def torch_maps(path: str, ours: Weights, images: np.ndarray, layers: Sequence[str]) -> Maps:
@@ -144,8 +106,9 @@ def main() -> None:
     features.check_layers(arguments.layers, shapes)
     dataset = arguments.dataset or loaded.dataset or "cifar10"
     load = cache(partial(data.load, dataset, arguments.data_dir))
-    read = read_images(arguments.image or ["train_00007"], load)
-    images = np.stack([image for _, image, _ in read])
+    read = pictures.read_images(arguments.image or ["train_00007"], load)
+    print(*(picture.done + "\n" for picture in read if picture.done), sep="", end="")
+    images = np.stack([picture.image for picture in read])
     kernels = kernels_of(loaded, arguments.layers) if arguments.filters else {}
     theirs = torch_maps(arguments.against, loaded, images, arguments.layers) if arguments.against else None
     figures.folder(arguments.out)
@@ -154,11 +117,10 @@ def main() -> None:
         figures.save(map_figures.filters(kernel, layer), path)
         print(f"kernels of {layer}: {' x '.join(map(str, kernel.shape))}, {path}")
     last = list(shapes)[-1]
-    known = loaded.class_names or (CLASS_NAMES if dataset == "cifar10" else ())
-    classes = known if len(known) == network.classes else tuple(map(str, range(network.classes)))
+    classes = weights.names_of_classes(loaded, dataset)
     batches = features.batched(network, loaded.variables, images, [*arguments.layers, last])
     each = (dict(zip(batch, rows, strict=True)) for batch in batches for rows in zip(*batch.values(), strict=True))
-    for i, (ours, (name, image, truth)) in enumerate(zip(each, read, strict=True)):
+    for i, (ours, (name, image, truth, _)) in enumerate(zip(each, read, strict=True)):
         subject = figures.Subject(name, image, np.asarray(jax.nn.softmax(ours[last])), classes, truth)
         draw(arguments, subject, ours, theirs and {layer: rows[i] for layer, rows in theirs.items()}, last)
 

@@ -134,7 +134,9 @@ def train(arguments: dict[str, Any], alone: bool) -> int:
         print(f"error: {problem}: {run.path}; {todo}", file=sys.stderr)
         return 1
     if sharding.is_first():
-        print(f"trained {len(history)} epochs: test accuracy {history[-1]['test_accuracy']:.2%}")
+        last = history[-1]
+        computed = f", {last['pflop']:.3g} PFLOP" if "pflop" in last else ""  # version 0.1 did not count
+        print(f"trained {len(history)} epochs: test accuracy {last['test_accuracy']:.2%}{computed}")
         for what, path in {"run": run.path, "curves": run.curves, "weights": run.weights}.items():
             print(f"{what:8} {path}")
     return 0

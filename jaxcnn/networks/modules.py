@@ -86,9 +86,8 @@ class Dense(Affine):
 
 
 class Normalise(nn.Module):
-    """Normalise images by channel, by a mean and a standard deviation that are constants."""
+    """Normalise images by channel, by a mean and a standard deviation that are constants, in the constants' type."""
 
-    dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
@@ -96,14 +95,15 @@ class Normalise(nn.Module):
         """Subtract the mean and divide by the deviation."""
         mean = self.variable("constants", "mean", jnp.zeros, x.shape[-1:], self.param_dtype).value
         deviation = self.variable("constants", "deviation", jnp.ones, x.shape[-1:], self.param_dtype).value
-        x, mean, deviation = nn.dtypes.promote_dtype(x, mean, deviation, dtype=self.dtype)
+        x = x.astype(self.param_dtype)
         return (x - mean[None, None, None]) / deviation[None, None, None]
 
 
 class Whiten(nn.Module):
     """A 2x2 convolution, without padding, whose kernel is constant: its outputs are uncorrelated. The bias is trained.
 
-    It has twice as many outputs as a patch has numbers: each direction, and its negative.
+    It has twice as many outputs as a patch has numbers: each direction, and its negative. Computed in `param_dtype`:
+    it divides by deviations down to 0.07, which in bfloat16 would leave the rounding of the image alone.
     """
 
     dtype: Any = jnp.float32
@@ -115,17 +115,17 @@ class Whiten(nn.Module):
         shape = (2, 2, x.shape[-1], 8 * x.shape[-1])
         kernel = self.variable("constants", "kernel", jnp.zeros, shape, self.param_dtype).value
         bias = self.param("bias", nn.initializers.zeros, shape[-1:], self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return layers.add_bias(layers.stock_conv(x, kernel, ((0, 0), (0, 0))), bias)
+        y = layers.stock_conv(x.astype(self.param_dtype), kernel, ((0, 0), (0, 0)))
+        return layers.add_bias(y, bias).astype(self.dtype)
 
 
 class BatchNorm(nn.Module):
     """PyTorch's `BatchNorm2d(c, eps=1e-12, momentum=0.4)` with a scale of 1; the bias is trained.
 
-    `nn.BatchNorm` keeps the biased variance, PyTorch the unbiased one.
+    `nn.BatchNorm` keeps the biased variance, PyTorch the unbiased one. In bfloat16 the statistics are float32: 8 bits
+    cannot hold the mean of a batch.
     """
 
-    dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     kept: float = 0.6  # of the running statistics, in each step: 1 - PyTorch's momentum
     epsilon: float = 1e-12
@@ -133,15 +133,15 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], key: BatchKey | None) -> Float[Array, "n h w c"]:
         """Normalise by the statistics of the real images, and keep them; without a key, by those that are kept."""
-        shape = x.shape[-1:]
+        dtype, x, shape = x.dtype, layers.widened(x), x.shape[-1:]
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
         kept_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
         kept_variance = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
         if key is None:
             scale = lax.rsqrt(kept_variance.value + self.epsilon)
-            return layers.scale_and_shift(x, kept_mean.value, scale, bias)
+            return layers.scale_and_shift(x, kept_mean.value, scale, bias).astype(dtype)
         y, mean, variance, count = layers.batch_norm(x, bias.astype(x.dtype), self.epsilon, key.real)
         unbiased = variance * (count / (count - 1))
         for kept, new in (kept_mean, mean), (kept_variance, unbiased):
             kept.value = self.kept * kept.value + (1 - self.kept) * new.astype(kept.value.dtype)
-        return y
+        return y.astype(dtype)

@@ -18,6 +18,7 @@ from jaxcnn.networks.modules import BatchNorm, Conv, Dense, Function, Normalise,
 
 IMAGES = 5_000  # that the first layer's kernel is computed from
 EPSILON = 5e-3  # added to the variances of patches: what varies less is noise
+ROUNDING = 1e-6  # a variance below that of 8-bit pixels' rounding, 1e-5: nothing varies
 GROUPS = ((1, 2), (3, 4), (5, 6, 7))  # of convolutions; a group starts with pooling and ends with a residual
 
 # The image as it is weighs 1/2, two shifts of it 1/4 each; each is mirrored too.
@@ -45,13 +46,13 @@ class Speedrun(nn.Module):
         """Name the layers."""
         types = self.dtype, self.param_dtype
         conv = partial(Conv, dtype=self.dtype, param_dtype=self.param_dtype, use_bias=False, kernel_init=identities)
-        self.normalise = Normalise(*types)
+        self.normalise = Normalise(self.param_dtype)
         self.whiten = Whiten(*types)
         self.act0 = Function(layers.gelu)
         for group, width in zip(GROUPS, (self.width1, self.width2, self.width3), strict=True):
             for place in group:
                 setattr(self, f"conv{place}", conv(width))
-                setattr(self, f"norm{place}", BatchNorm(*types))
+                setattr(self, f"norm{place}", BatchNorm(self.param_dtype))
                 setattr(self, f"act{place}", Function(layers.gelu))
             setattr(self, f"pool{group[0]}", Function(layers.max_pool))
         self.pool7 = Function(global_max_pool)
@@ -114,17 +115,21 @@ def constants(images: UInt8[np.ndarray, "n h w c"]) -> dict[str, Any]:
     """Compute the network's constants: mean and deviation of training images, and what whitens patches of 2x2 pixels.
 
     The kernel's directions are the eigenvectors of the patches' covariance, the largest first, each divided by the
-    deviation along it, and their negatives. Float64 throughout, rounded once.
+    deviation along it, and their negatives. Grey images vary along 4 of the 12: those are repeated, for a channel that
+    carries nothing is only rounding, which seven batch norms would enlarge to gradients of 1e18. Float64 throughout,
+    rounded once.
     """
     pixels = np.arange(256) / 255
     counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
     mean = counts @ pixels / counts.sum(axis=1)
-    deviation = np.sqrt(counts @ pixels**2 / counts.sum(axis=1) - mean**2)
+    deviation = np.sqrt(np.maximum(counts @ pixels**2 / counts.sum(axis=1) - mean**2, ROUNDING))
     x = (pixels[images[:IMAGES]] - mean) / deviation
     patches = np.lib.stride_tricks.sliding_window_view(x, (2, 2), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
     patches = patches.reshape(-1, 4 * x.shape[-1])
     variances, directions = np.linalg.eigh(patches.T @ patches / len(patches))
-    directions = (directions / np.sqrt(variances + EPSILON))[:, ::-1]
+    largest_first = (directions / np.sqrt(variances + EPSILON))[:, ::-1]
+    carrying = max(int(np.count_nonzero(variances > ROUNDING)), 1)
+    directions = largest_first[:, np.arange(len(variances)) % carrying]
     kernel = np.concatenate([directions, -directions], axis=1).reshape(2, 2, x.shape[-1], -1)
     found = {"normalise": {"mean": mean, "deviation": deviation}, "whiten": {"kernel": kernel}}
     return {"constants": jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), found)}

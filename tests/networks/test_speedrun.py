@@ -1,6 +1,7 @@
 """The second network, small: what it is made of, and that it trains through the same code as the first."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxcnn import augment, checkpoints, fit, layers, train
+from jaxcnn import augment, checkpoints, fit, layers, networks, train
 from jaxcnn.config import DEFAULTS
-from jaxcnn.recipe import growing, recipe_for, whitening_epochs
+from jaxcnn.networks import speedrun
+from jaxcnn.networks.speedrun import Speedrun
+from jaxcnn.recipe import growing, recipe_for, resized_forward, smoothed_loss, whitening_epochs
 from jaxcnn.sharding import divided, make_mesh, replicate
 from jaxcnn.train import Arrays
 
@@ -148,3 +151,26 @@ def test_evaluation_is_the_mean_over_six_views(trainer):
     views = ((1 / 2, IMAGES), (1 / 4, padded[:, :32, :32]), (1 / 4, padded[:, 2:, 2:]))
     expected = sum(weight / 2 * (np.asarray(alone(v)) + np.asarray(alone(v[:, :, ::-1]))) for weight, v in views)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_grey_images_have_gradients_of_the_usual_size_and_bfloat16_the_same():
+    """Grey images vary along four directions of twelve: what carries nothing is rounding, enlarged by each norm."""
+    key, labels = layers.BatchKey.of_batch(jax.random.key(0), 12), jnp.arange(12, dtype=jnp.uint8) % 10
+
+    @partial(jax.jit, static_argnums=0)
+    def gradients(network, params, constants, images):
+        def loss(params):
+            logits = resized_forward(network, {"params": params} | constants, images, key, 19)[0]
+            return smoothed_loss(logits, labels, jnp.ones(12, bool), 0.2)
+
+        return jax.tree.map(jnp.linalg.norm, jax.grad(loss)(params))
+
+    for images in IMAGES, IMAGES[..., :1].repeat(3, axis=-1), IMAGES * np.uint8([1, 0, 0]):
+        norms = []
+        for dtype in jnp.float32, jnp.bfloat16:
+            network = Speedrun(24, 24, 24, dtype=dtype)
+            variables = networks.initial_variables(network, jax.random.key(0)) | speedrun.constants(images)
+            params = variables.pop("params")
+            norms.append(jax.tree.leaves(gradients(network, params, variables, jnp.asarray(images))))
+        np.testing.assert_allclose(norms[1], norms[0], rtol=0.15, atol=0.02)
+        assert max(norms[0]) < 1e3

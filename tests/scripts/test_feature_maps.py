@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import parity
-from jaxcnn import data, features, figures
+from jaxcnn import data, features, figures, pictures
 from jaxcnn.errors import UserError
 from jaxcnn.networks.tutorial import CNN
 from jaxcnn.weights import Weights
@@ -127,13 +127,12 @@ def test_an_error_is_one_line(script, saved):
     assert result.stderr == "error: neither an id nor a file: train_7; did you mean train_00007?\n"
 
 
-@pytest.mark.parametrize("module", ["feature_maps"], indirect=True)
 @pytest.mark.parametrize(
     ("text", "meant"),
     [("train_7", "train_00007"), ("tets_00042", "test_00042"), ("img_7", None), ("Foto.png", None),
      ("photo.pgn", "photo.png"), ("below/phto.png", "below/photo.png"), ("absent/photo.png", None)],
 )  # fmt: skip
-def test_the_nearest_image_is_offered(module, tmp_path, monkeypatch, text, meant):
+def test_the_nearest_image_is_offered(tmp_path, monkeypatch, text, meant):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "below").mkdir()
     for folder in (tmp_path, tmp_path / "below"):
@@ -141,7 +140,7 @@ def test_the_nearest_image_is_offered(module, tmp_path, monkeypatch, text, meant
     if text == "Foto.png":
         (tmp_path / "photo.png").unlink()
     with pytest.raises(UserError, match="neither an id nor a file") as problem:
-        module.read_image(text, lambda: data.load("digits"))
+        pictures.read_image(text, lambda: data.load("digits"))
     assert ("did you mean" in str(problem.value)) == (meant is not None)
     assert meant is None or f"did you mean {meant}?" in str(problem.value)
 
