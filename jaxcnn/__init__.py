@@ -1,11 +1,12 @@
 """The CIFAR-10 CNN of a well-known PyTorch tutorial, in JAX.
 
 weights = jaxcnn.load("runs/digits")
-probabilities = weights.predict(images)                       # uint8 [n, 32, 32, 3] -> float32 [n, 10]
+probabilities = weights.predict(images)                       # arrays, PIL images, paths -> float32 [n, 10]
 [weights.class_names[i] for i in probabilities.argmax(axis=1)]
 """
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,8 +21,19 @@ _MODULES = {"config": ["Config"], "errors": ["UserError"], "networks.tutorial": 
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for: JAX and Flax take a second, which `--help` need not wait for."""
+    """Import a name or a module when it is asked for: JAX and Flax take a second, which `--help` need not wait for."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"jaxcnn.{module}"), name)
+    if name in _modules():
+        return import_module(f"jaxcnn.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names and the modules."""
+    return sorted({*__all__, *_modules()})
+
+
+def _modules() -> list[str]:
+    return [module.name for module in iter_modules(__path__)]

@@ -13,9 +13,14 @@ from jaxcnn.config import DATASETS
 from jaxcnn.errors import UserError
 
 
+def complain(message: str) -> None:
+    """Print `error: message` as one line on standard error."""
+    print("error:", " ".join(message.split()), file=sys.stderr)
+
+
 def fail(message: str) -> NoReturn:
     """Print `error: message` as one line on standard error, and exit with status 2."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    complain(message)
     raise SystemExit(2)
 
 
@@ -38,14 +43,15 @@ class ArgumentParser(argparse.ArgumentParser):
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add `--dataset` and `--data-dir` to a command that applies weights to images."""
     default = "what the weights were trained on, else cifar10"
-    parser.add_argument("--dataset", choices=DATASETS, help=f"cifar10 or digits (default: {default})")
+    parser.add_argument("--dataset", choices=DATASETS, help=f"cifar10, digits, or folder (default: {default})")
     add_data_dir(parser)
 
 
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
     """Add `--data-dir`."""
     default = "(default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)"
-    help_text = f"where CIFAR-10 is, in any form that prepare_data.py takes {default}"
+    own = "or the folder of your own pictures, D/train/CLASS and D/test/CLASS, or D/CLASS"
+    help_text = f"where CIFAR-10 is, in any form that prepare_data.py takes {default}; {own}"
     parser.add_argument("--data-dir", metavar="D", help=help_text)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,13 +10,15 @@ from typing import Any, Literal, get_args, get_origin
 
 from jaxcnn.errors import UserError
 
+WIDTHS = {"tutorial": 2, "speedrun": 3, "speedrun-large": 3}  # how many each recipe's network has
+
 
 @dataclass(frozen=True)
 class Config:
-    """A training run. The defaults are the tutorial's."""
+    """A training run. The defaults are the tutorial's. Raise UserError for a field that is not right."""
 
-    dataset: Literal["cifar10", "digits"] = "cifar10"
-    data_dir: str | None = None  # None: tensorflow-datasets' own folder
+    dataset: Literal["cifar10", "digits", "folder"] = "cifar10"
+    data_dir: str | None = None  # None: tensorflow-datasets' own folder; of `folder`, the pictures'
     epochs: int = 20
     batch_size: int = 32
     learning_rate: float = 0.001
@@ -30,17 +32,56 @@ class Config:
         default="tutorial", metadata={"since": "0.2"}
     )  # the network, and its training
 
+    def __post_init__(self) -> None:
+        """Make a tuple of the list that JSON has, and check all fields."""
+        if isinstance(self.widths, list):
+            object.__setattr__(self, "widths", tuple(self.widths))
+        _check(vars(self), "Config", "correct it")
+
+
+def _check(fields: Mapping[str, Any], where: object, todo: str) -> None:
+    """Raise UserError naming the first field that is not right."""
+    kinds: dict[str, Any] = {known.name: known.type for known in dataclasses.fields(Config)}
+    for name, value in fields.items():
+        kind = kinds[name]
+        if not _is_a(value, kind) or (kind is int and name != "seed" and value == 0):
+            choices = " or ".join(getattr(choice, "__name__", str(choice)) for choice in get_args(kind) or [kind])
+            least = 0 if name == "seed" else 1
+            numbers = {int: f"a whole number from {least} to {2**32 - 1}", float: "a number from 0 to 1e9"}
+            wanted = "whole numbers from 1" if get_origin(kind) is tuple else numbers.get(kind, choices)
+            raise UserError(f"{name} is {value!r:.60}, not {wanted}", where, todo)
+    known = WIDTHS[fields.get("recipe", "tutorial")]
+    if len(fields["widths"]) != known:
+        raise UserError(f"{len(fields['widths'])} widths, this network has {known}", where, todo)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Tell if a value is of a field's type: a choice, text, or a number that is not absurd."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, list | tuple) and len(value) > 0 and all(_is_a(one, int) and one > 0 for one in value)
+    if kind in (int, float):
+        return type(value) in (int, kind) and 0 <= value < (2**32 if kind is int else 1e9)
+    return value in get_args(kind) if get_origin(kind) is Literal else isinstance(value, kind)
+
 
 TUTORIAL = Config()
 SPEEDRUN = Config(recipe="speedrun", epochs=14, batch_size=1000, learning_rate=0.17, momentum=0.6, widths=(32, 96, 128))
 LARGE = replace(SPEEDRUN, recipe="speedrun-large", epochs=13, widths=(48, 192, 320))
-# The digits are 35 times fewer than CIFAR-10's images: fewer to a batch, or larger steps.
+# The digits are 35 times fewer than CIFAR-10's images: fewer to a batch, or larger steps. One's own pictures are fewer
+# still, more often than not.
 DEFAULTS: dict[str, dict[str, Config]] = {
-    "tutorial": {"cifar10": TUTORIAL, "digits": replace(TUTORIAL, dataset="digits", epochs=10, learning_rate=0.01)},
-    **{config.recipe: {"cifar10": config, "digits": replace(config, dataset="digits", epochs=10, batch_size=100)}
-       for config in (SPEEDRUN, LARGE)},
+    "tutorial": {
+        "cifar10": TUTORIAL,
+        "digits": replace(TUTORIAL, dataset="digits", epochs=10, learning_rate=0.01),
+        "folder": replace(TUTORIAL, dataset="folder", epochs=30, learning_rate=0.01),
+    },
+    **{config.recipe: {
+        "cifar10": config,
+        "digits": replace(config, dataset="digits", epochs=10, batch_size=100),
+        "folder": replace(config, dataset="folder", epochs=30, batch_size=32),
+    } for config in (SPEEDRUN, LARGE)},
 }  # fmt: skip
-DATASETS = ("cifar10", "digits")
+DATASETS = ("cifar10", "digits", "folder")
 
 
 def to_json(config: Config) -> str:
@@ -56,32 +97,16 @@ def read_config(path: Path) -> Config:
         raise UserError(f"cannot read a configuration ({problem})", path, "is this a run directory?") from None
     if isinstance(fields, dict) and {"channels", "hidden"} <= fields.keys():  # version 0.1
         fields["widths"] = [fields.pop("channels"), fields.pop("hidden")]
-    kinds: dict[str, Any] = {known.name: known.type for known in dataclasses.fields(Config)}
-    required = {known.name for known in dataclasses.fields(Config) if "since" not in known.metadata}
+    known = {field.name for field in dataclasses.fields(Config)}
+    required = {field.name for field in dataclasses.fields(Config) if "since" not in field.metadata}
     todo = "use the version that wrote it, or train with another --out"
     if not isinstance(fields, dict):
         raise UserError(f"not a configuration but {type(fields).__name__}", path, todo)
-    for what, names in ("missing", required - fields.keys()), ("unknown", fields.keys() - kinds.keys()):
+    for what, names in ("missing", required - fields.keys()), ("unknown", fields.keys() - known):
         if names:
             raise UserError(f"not a configuration of this version: {what} {', '.join(sorted(names)):.80}", path, todo)
-    for name, value in fields.items():
-        kind = kinds[name]
-        if not _is_a(value, kind) or (kind is int and name != "seed" and value == 0):
-            choices = " or ".join(getattr(choice, "__name__", choice) for choice in get_args(kind) or [kind])
-            raise UserError(f"{name} is {value!r:.60}, not {choices}", path, "correct it, or train again")
-    known = len(DEFAULTS[fields.get("recipe", "tutorial")]["cifar10"].widths)
-    if len(fields["widths"]) != known:
-        raise UserError(f"{len(fields['widths'])} widths, this network has {known}", path, "correct it, or train again")
+    _check(fields, path, "correct it, or train again")
     return Config(**fields | {"widths": tuple(fields["widths"])})
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    """Tell if a JSON value is of a field's type: a choice, text, or a number that is not absurd."""
-    if get_origin(kind) is tuple:
-        return isinstance(value, list) and len(value) > 0 and all(_is_a(one, int) and one > 0 for one in value)
-    if kind in (int, float):
-        return type(value) in (int, kind) and 0 <= value < (2**32 if kind is int else 1e9)
-    return value in get_args(kind) if get_origin(kind) is Literal else isinstance(value, kind)
 
 
 def changed(config: Config, given: dict[str, Any], free: Collection[str], whose: str, todo: str) -> Config:

@@ -9,15 +9,18 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from jaxcnn.errors import UserError
 from jaxcnn.layers import check_images, scale_pixels
-from jaxcnn.networks import Network, Variables, initial_variables
+from jaxcnn.networks import NETWORKS, Network, Variables, initial_variables
+
+IMAGE = (32, 32, 3)  # what our networks are trained on
 
 
 def _outputs(network: Network, variables: Variables, images: Array) -> OrderedDict[str, Any]:
@@ -46,23 +49,39 @@ def check_layers(layers: Iterable[str], known: Collection[str]) -> None:
             raise UserError(f"no layer {name!r} in this network", "--layers", todo)
 
 
-def layer_shapes(network: Network, size: int = 32) -> dict[str, tuple[int, ...]]:
+def layer_shapes(network: Network, size: Any = 32) -> dict[str, tuple[int, ...]]:
     """List the layers in order of execution, `input` first, with the shape of each one's output for one image."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"not a network but {network!r:.60}; give a Linen module, such as CNN()")
+    if type(size) is not int or size < 1:
+        raise ValueError(f"size is {size!r:.40}; give the side of the images in pixels")
     variables = jax.eval_shape(partial(initial_variables, network), jax.random.key(0))
-    outputs = jax.eval_shape(partial(_outputs, network), variables, jnp.zeros((1, size, size, 3), jnp.uint8))
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    try:
+        outputs = jax.eval_shape(partial(_outputs, network), variables, images)
+    except Exception as problem:  # Flax's, JAX's or the layer's own
+        what = f"this network takes no images of {size} x {size} ({problem!s:.150})"
+        raise ValueError(f"{' '.join(what.split())}; give the size that it was made for") from problem
     return {name: output.shape[1:] for name, output in outputs.items()}
 
 
 def feature_maps(
-    network: Network, variables: Variables, images: UInt8[Any, "n h w c"], layers: Sequence[str]
+    network: Network, variables: Variables, images: Any, layers: Sequence[str]
 ) -> dict[str, Float[Array, "n ..."]]:
     """Compute the outputs of layers for a batch, dropout off, compiled without the layers that those do not need.
 
-    network: any Linen module of images scaled to 0..1.  layers: paths, such as `block1/conv`, of `layer_shapes`.
+    network: any Linen module of images scaled to 0..1.  images: uint8 [n, h, w, c], 32 x 32 in colour for one of ours.
+    layers: paths, such as `block1/conv`, of `layer_shapes`.
     Return float32 (float64 if the parameters are) in the order of `layers`; the last output of one called repeatedly.
-    Raise UserError for a layer that there is not, TypeError for images that are not uint8.
+    Raise UserError for a layer that there is not, TypeError or ValueError for other images.
     """
     check_images(images)
+    # Of another size, a network may still give an answer, which means nothing.
+    if type(network) in NETWORKS.values() and images.shape[1:] != IMAGE:
+        found = f"images are {images.dtype}{list(images.shape)}"
+        raise ValueError(f"{found}, this network takes [n, 32, 32, 3]; jaxcnn.pictures.prepared makes them so")
+    if isinstance(layers, str):
+        raise TypeError(f"layers are {layers!r:.60}, which is one name; give a list: [{layers!r:.60}]")
     outputs = _selected(network, variables, jnp.asarray(images), tuple(layers))
     # bfloat16 is widened outside of jit: inside, XLA would leave its rounding out.
     wide = [x if x.dtype.itemsize >= 4 else x.astype(jnp.float32) for x in outputs]
@@ -73,6 +92,8 @@ def batched(
     network: Network, variables: Variables, images: Any, layers: Sequence[str], batch_size: int = 64
 ) -> Iterator[dict[str, Float[np.ndarray, "b ..."]]]:
     """Compute `feature_maps` of a data set, memory-mapped if need be: one program for all batches, the last smaller."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give 1 or more")
     batch_size = min(batch_size, max(len(images), 1))
     for start in range(0, len(images), batch_size):
         batch = np.asarray(images[start : start + batch_size])

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ class Trainer:
         self.batch_size = min(config.batch_size, -(-len(dataset.train) // mesh.size) * mesh.size)
         self.per_epoch = train.steps_per_epoch(len(dataset.train), self.batch_size)
         self.recipe = recipe_for(config, len(dataset.class_names), self.batch_size, self.per_epoch)
+        marks = [zlib.crc32(np.ascontiguousarray(array).data) for array in (dataset.train.images, dataset.train.labels)]
+        self.mark = "{:08x}{:08x}".format(*marks)  # of what is trained on
         self.seed = sharding.replicate(np.uint32(config.seed), mesh)
         self.train_steps = train.make_train_steps(self.recipe, self.batch_size, self.batches)
 
@@ -151,12 +154,15 @@ def _start(
     trainer: Trainer, run: RunDirectory, variables: Variables | None, say: Say
 ) -> tuple[TrainState, float, History]:
     """Restore or make the first state; return it, the seconds that its epoch has taken, and the metrics until then."""
-    recipe, seed, metadata, history = trainer.recipe, trainer.config.seed, {"seconds": "0"}, History()
+    recipe, seed, metadata, history = trainer.recipe, trainer.config.seed, _metadata(trainer, 0.0), History()
     images = trainer.dataset.train.images
     state = train.with_variables(recipe, variables) if variables else train.create_state(recipe, seed, images)
     if sharding.is_first():  # no other process needs to see the run directory
         if checkpoints.saved(run.checkpoints):
             state, metadata = checkpoints.restore_newest(run.checkpoints, state, say)
+            if metadata.get("data", trainer.mark) != trainer.mark:  # a checkpoint of version 0.1 does not say
+                where, todo = trainer.config.data_dir or trainer.dataset.name, "bring those back, or train another run"
+                raise UserError("not the training images that the run began with", where, todo)
         else:
             checkpoints.save(run.checkpoints, state, metadata)
         lines = [line for line in files.read_json_lines(run.metrics) if line.keys() >= METRICS]
@@ -164,6 +170,10 @@ def _start(
         history = {int(line["epoch"]): line for line in sorted(before, key=lambda line: line["epoch"])}
         files.write_json_lines(run.metrics, history.values())  # which drops all other lines
     return sharding.replicate(sharding.from_first(state), trainer.mesh), float(metadata["seconds"]), history
+
+
+def _metadata(trainer: Trainer, seconds: float) -> dict[str, str]:
+    return {"seconds": repr(seconds), "data": trainer.mark}
 
 
 def _train_epoch(
@@ -192,7 +202,7 @@ def _train_epoch(
                 if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)):
                     raise Diverged(f"the parameters after step {step} are not finite")  # nor would be any later loss
                 if sharding.is_first():
-                    checkpoints.save(run.checkpoints, state, {"seconds": repr(seconds)})
+                    checkpoints.save(run.checkpoints, state, _metadata(trainer, seconds))
                 saved = time.monotonic()
             if signum:
                 raise Interrupted(signum)

@@ -14,6 +14,7 @@ from jaxcnn.figures import HEAD, QUIET, TEST, TINT, TRAIN, Subject, colour_bar, 
 
 WIDTH, CELL, GAP, LABEL = 5.52, 0.64, 0.05, 0.15  # at 200 dots an inch, a pixel of a 32 x 32 map is 4 x 4 dots
 SIDEBAR, FOOT, LOW, NARROW = 1.62, 0.42, 2.75, 1.25
+SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 
 Maps = Float[np.ndarray, "h w c"]
 Scale = Literal["layer", "map"]
@@ -80,7 +81,7 @@ def _colours(values: np.ndarray, signed: bool = False) -> ScalarMappable:
     finite = values[np.isfinite(values)].astype(np.float64)
     limit = float(np.abs(finite).max(initial=0)) or 1.0
     signed = signed or finite.min(initial=0) < 0
-    return ScalarMappable(Normalize(-limit if signed else 0, limit), "RdBu_r" if signed else "viridis")
+    return ScalarMappable(Normalize(-limit if signed else 0, limit), DIVERGING if signed else SEQUENTIAL)
 
 
 def _dead(maps: Float[np.ndarray, "*pixels c"]) -> Bool[np.ndarray, "c"]:

@@ -1,21 +1,25 @@
-"""Read pictures of any size and mode, or images of a data set by their ids, as images for the network."""
+"""Make images for the network: of pictures of any size and mode, of a data set's by their ids, of arrays."""
 
+import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.errors import UserError
 
 SIDE = 32
+ID = re.compile(r"(train|test)_\d{5,}", re.ASCII)
+CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
 
 
 class Picture(NamedTuple):
@@ -33,13 +37,25 @@ def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     Its first frame is turned as its EXIF says, transparency becomes white, 16 bits become 8, and the square in its
     middle is resized. Raise UserError if there is no such picture, or one with more pixels than Pillow considers safe.
     """
+    with bombs_refused():
+        return decoded(path)
+
+
+@contextmanager
+def bombs_refused() -> Iterator[None]:
+    """Make Pillow refuse absurdly large pictures, and warn of nothing, in all threads."""
+    with warnings.catch_warnings(action="ignore"):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decoded(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
+    """Do as `read` within `bombs_refused`, which threads have to share: what it changes is of the whole process."""
     if not path.is_file():
-        raise UserError("no such picture file", path, "name an image's id or a picture file")
+        raise UserError("no such picture file", path, "name a PNG, JPEG or other picture file")
     try:
-        with warnings.catch_warnings(action="ignore"):
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                return _square(picture)
+        with Image.open(path) as picture:
+            return _square(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         raise UserError(limit, path, "shrink the picture first") from None
@@ -69,9 +85,15 @@ def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     return np.asarray(fitted), ", ".join(steps)
 
 
+def is_picture(path: Path) -> bool:
+    """Tell if a file is a picture by its suffix, and not a hidden one."""
+    forms = Image.registered_extensions()
+    return forms.get(path.suffix.lower()) in Image.OPEN and not path.name.startswith(".") and path.is_file()
+
+
 def read_image(text: str, dataset: Callable[[], Dataset]) -> Picture:
     """Read the image of an id or a picture file; UserError offering the nearest of either."""
-    if re.fullmatch(r"(train|test)_\d{5}", text, re.ASCII):
+    if ID.fullmatch(text):
         image, label = dataset().find(text)
         return Picture(text, image, dataset().class_names[label])
     path = Path(text)
@@ -84,7 +106,7 @@ def read_image(text: str, dataset: Callable[[], Dataset]) -> Picture:
 
 def _nearest(path: Path) -> str | None:
     """Guess the id or the file that somebody who wrote this meant."""
-    match = re.fullmatch(r"([a-z]+)[_-]?(\d{1,5})", str(path), re.ASCII)
+    match = re.fullmatch(r"([a-z]+)[_-]?(\d{1,9})", str(path), re.ASCII)
     if match and (split := get_close_matches(match[1], ["train", "test"], 1)):
         return f"{split[0]}_{int(match[2]):05d}"
     near = get_close_matches(path.name, [file.name for file in path.parent.glob("*")], 1)
@@ -99,3 +121,93 @@ def read_images(texts: Sequence[str], dataset: Callable[[], Dataset]) -> list[Pi
         name = next(name for name in names if name not in named)
         named[name] = picture._replace(name=name)
     return list(named.values())
+
+
+def prepared(given: Any, largest: Any = 1) -> UInt8[np.ndarray, "n 32 32 3"]:
+    """Make images of what people have: arrays, PIL images, picture files, or lists of any of these.
+
+    Arrays are [h, w], [h, w, c], [n, h, w] or [n, h, w, c] with 1, 3 or 4 channels, of whole numbers from 0 to 255 or
+    of floats from 0 to `largest`, which is 1 or 255; these are rounded to 8 bits. What is not 32 x 32 in colour is made
+    so as `read` does. Raise TypeError or ValueError in one line for what is no image, UserError for such a file.
+    """
+    if largest not in (1, 255):
+        raise ValueError(f"largest is {largest!r:.40}; say 1 or 255, whichever is white")
+    if isinstance(given, list | tuple):
+        return np.concatenate([np.empty((0, SIDE, SIDE, 3), np.uint8), *(prepared(one, largest) for one in given)])
+    if isinstance(given, str | os.PathLike):
+        return read(Path(given))[0][None]
+    if isinstance(given, Image.Image):
+        return _of_pillow(given)[None]
+    array = _array(given)
+    pixels = _eight_bits(_with_four_axes(array), largest, _describe(array))
+    if pixels.shape[1:] == (SIDE, SIDE, 3):
+        return pixels
+    images = (Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image) for image in pixels)
+    return prepared([_square(image)[0] for image in images])
+
+
+def _of_pillow(picture: Image.Image) -> UInt8[np.ndarray, "32 32 3"]:
+    try:
+        if 0 in picture.size:
+            raise ValueError("no pixels")
+        return _square(picture)[0]
+    except Exception as problem:  # a file that is read only now can make a decoder raise anything
+        what = f"a PIL image of mode {picture.mode} and size {picture.size} that cannot be shown ({problem})"
+        raise ValueError(f"{' '.join(what.split())}; give one of 8 bits a channel") from problem
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"images are {array.dtype}{list(array.shape)}"
+
+
+def _array(given: Any) -> np.ndarray:
+    """Make an array of numbers of anything that NumPy takes. Raise TypeError if it holds what are no pixels."""
+    try:
+        array = np.asarray(given)
+    except Exception as problem:  # such as PyTorch's, of a tensor that has a gradient or is on a GPU
+        what = f"images are a {type(given).__name__} that NumPy does not take ({problem})"
+        raise TypeError(f"{' '.join(what.split())}; make it an array of uint8 or float32") from problem
+    if array.dtype.name == "uint16":
+        raise TypeError(f"{_describe(array)}; divide by the value that is white, 65535 for 16 bits")
+    if not _is_float(array) and array.dtype.kind not in "iu":
+        found = _describe(array) if hasattr(given, "dtype") else f"images are a {type(given).__name__}"
+        raise TypeError(f"{found}; give whole numbers from 0 to 255 or floats from 0 to 1, PIL images or paths")
+    return array
+
+
+def _is_float(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def _with_four_axes(array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n h w c"]:
+    """Give images the axes [n, h, w, c]. Raise ValueError if these are not theirs, or could be others."""
+    shape, found = array.shape, _describe(array)
+    if array.ndim not in (2, 3, 4):
+        raise ValueError(f"{found}; give [h, w], [h, w, c], [n, h, w] or [n, h, w, c]")
+    if array.ndim == 4 and shape[3] not in CHANNELS and shape[1] in CHANNELS:
+        raise ValueError(f"{found}, channels first; transpose them to channels last: images.transpose(0, 2, 3, 1)")
+    if array.ndim == 4 and shape[3] not in CHANNELS:
+        raise ValueError(f"{found}; the last axis should be 1, 3 or 4 channels")
+    if array.ndim == 3 and shape[2] not in CHANNELS and shape[0] in CHANNELS[1:]:
+        what = f"one image with its channels first, or {shape[0]} grey ones"
+        raise ValueError(f"{found}, {what}; say which: image.transpose(1, 2, 0) or images[..., None]")
+    array = array if array.ndim == 4 or (array.ndim == 3 and shape[2] in CHANNELS) else array[..., None]
+    array = array if array.ndim == 4 else array[None]
+    if 0 in array.shape[1:]:
+        raise ValueError(f"{found}; give images of a pixel or more")
+    return array
+
+
+def _eight_bits(array: Shaped[np.ndarray, "n h w c"], largest: Any, found: str) -> UInt8[np.ndarray, "n h w c"]:
+    """Round pixels to 8 bits. Raise ValueError if they are not from 0 to what is white."""
+    if array.dtype == np.uint8:
+        return array
+    is_float = _is_float(array)
+    white, wide = (largest, array.astype(np.float32) if array.itemsize < 4 else array) if is_float else (255, array)
+    if array.size and not (wide.min() >= 0 and wide.max() <= white):  # NaN is neither
+        low, high = float(wide.min()), float(wide.max())
+        todo = "scale them, or say largest=255 if 255 is white" if is_float and white == 1 else "scale them"
+        todo = "undo their normalisation" if low < 0 else todo
+        todo = todo if np.isfinite([low, high]).all() else "find where NaN or infinity comes from"
+        raise ValueError(f"{found} from {low:g} to {high:g}, not from 0 to {white}; {todo}")
+    return np.rint(wide * (255 / white)).astype(np.uint8)

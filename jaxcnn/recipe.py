@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt, UInt8
 
 from jaxcnn import augment, cpu
 from jaxcnn.config import Config
@@ -55,14 +55,14 @@ class Recipe:
         return self.sizes[min(epoch, len(self.sizes) - 1)] if self.sizes else None
 
 
-def mean_loss(logits: Float[Array, "b classes"], labels: UInt8[Array, "b"], real: Bool[Array, "b"]) -> Float[Array, ""]:
+def mean_loss(logits: Float[Array, "b classes"], labels: UInt[Array, "b"], real: Bool[Array, "b"]) -> Float[Array, ""]:
     """Compute the mean cross entropy of the images that are real, in nats."""
     losses = jnp.where(real, cross_entropy(logits, labels), 0)
     return losses.sum(dtype=losses.dtype) / real.sum(dtype=losses.dtype)
 
 
 def smoothed_loss(
-    logits: Float[Array, "b classes"], labels: UInt8[Array, "b"], real: Bool[Array, "b"], smoothing: float
+    logits: Float[Array, "b classes"], labels: UInt[Array, "b"], real: Bool[Array, "b"], smoothing: float
 ) -> Float[Array, ""]:
     """Compute the summed cross entropy of the images that are real, in nats; `smoothing` is spread over all classes.
 

@@ -7,8 +7,23 @@ from pathlib import Path
 import filelock
 
 from jaxcnn import files, weights
-from jaxcnn.config import Config, to_json
+from jaxcnn.config import Config, read_config, to_json
 from jaxcnn.errors import UserError, os_errors
+
+
+def data_source(
+    of: str | Path, trained_on: str | None, dataset: str | None, data_dir: str | None
+) -> tuple[str, str | None]:
+    """Say to which data set the weights of a file or a run are applied, and where it is.
+
+    It is the one given, else what they were trained on, else CIFAR-10. A folder of pictures is where their run had it.
+    """
+    name = dataset or trained_on or "cifar10"
+    config = (Path(of) if Path(of).is_dir() else Path(of).parent) / "config.json"
+    if name == "folder" and data_dir is None and config.is_file():
+        run = read_config(config)
+        return name, run.data_dir if run.dataset == name else None
+    return name, data_dir
 
 
 class RunDirectory:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec, use_abstract_mesh
-from jaxtyping import Array, Bool, Float, Int32, Key, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int32, Key, UInt, UInt8, UInt32
 
 from jaxcnn import augment, cpu
-from jaxcnn.layers import BatchKey, cross_entropy, scale_pixels
+from jaxcnn.layers import BatchKey, check_images, cross_entropy, scale_pixels
 from jaxcnn.networks import Network, Variables, initial_variables
 from jaxcnn.recipe import Recipe
 
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
     """Images, labels, and which of them are real: the last batch of an epoch is filled up to the others' size."""
 
     images: UInt8[Array, "b h w c"]
-    labels: UInt8[Array, "b"]
+    labels: UInt[Array, "b"]
     real: Bool[Array, "b"]
     indices: Int32[Array, "b"]  # in the data set
 
@@ -58,7 +58,7 @@ class Arrays(NamedTuple):
     """A split on the device."""
 
     images: UInt8[Array, "n h w c"]
-    labels: UInt8[Array, "n"]
+    labels: UInt[Array, "n"]
 
 
 TrainSteps = Callable[..., TrainState]  # of state, data, seed and count
@@ -100,7 +100,7 @@ def take_batch(data: Arrays, order: Int32[Array, "n"], position: Array, batch_si
 
 
 def batch_sums(
-    logits: Float[Array, "b classes"], labels: UInt8[Array, "b"], real: Bool[Array, "b"]
+    logits: Float[Array, "b classes"], labels: UInt[Array, "b"], real: Bool[Array, "b"]
 ) -> tuple[Float[Array, ""], Int32[Array, ""]]:
     """Sum the cross entropy of a batch's real images, and count those that are classified correctly."""
     losses = jnp.where(real, cross_entropy(logits, labels), 0)
@@ -198,6 +198,7 @@ def predict_logits(
     They are the mean over the views of an image that the network has, if it has several.
     sharding: how each batch is divided among devices.
     """
+    check_images(images)  # floats would be taken for pixels from 0 to 255, and be black
     batch_size = min(batch_size, max(len(images), 1))
     batches = steps_per_epoch(len(images), batch_size)
     padded = jnp.pad(images, ((0, batches * batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)))
@@ -210,11 +211,11 @@ def predict_logits(
         return sum(weighted[1:], weighted[0])
 
     outputs = lax.map(logits, padded.reshape(batches, batch_size, *images.shape[1:]))
-    return outputs.reshape(batches * batch_size, -1)[: len(images)]
+    return outputs.reshape(batches * batch_size, outputs.shape[-1])[: len(images)]  # -1 would fail for no images
 
 
 @jax.jit
-def metrics(logits: Float[Array, "n classes"], labels: UInt8[Array, "n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def metrics(logits: Float[Array, "n classes"], labels: UInt[Array, "n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Compute the mean loss in nats, and the accuracy as a fraction of exactly n."""
     loss_sum, correct = batch_sums(logits, labels, jnp.ones(len(labels), bool))
     return loss_sum / len(labels), correct / len(labels)

@@ -4,16 +4,18 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float32
 
-from jaxcnn import files, networks
+from jaxcnn import files, networks, pictures
 from jaxcnn.data.official import CLASS_NAMES
 from jaxcnn.errors import UserError
-from jaxcnn.layers import check_images
+from jaxcnn.layers import widened
 from jaxcnn.networks import Network, Variables
 from jaxcnn.train import predict_logits
 
@@ -36,11 +38,30 @@ class Weights:
     class_names: tuple[str, ...] = ()
     dataset: str | None = None
 
-    def predict(self, images: UInt8[np.ndarray, "n 32 32 3"]) -> Float[np.ndarray, "n classes"]:
-        """Compute the probabilities of the classes, dropout off. Raise TypeError for images that are not uint8."""
-        check_images(images)
-        logits = predict_logits(self.network, self.variables, jnp.asarray(images))
-        return np.asarray(jax.nn.softmax(logits))
+    def predict(self, images: Any, largest: Any = 1) -> Float32[np.ndarray, "n classes"]:
+        """Compute the probabilities of the classes, dropout off, of one image or many, in any form.
+
+        images: arrays, PIL images, picture files or lists of these, all that `pictures.prepared` takes and refuses.
+        largest: what is white in arrays of floats, 1 or 255.
+        """
+        ready = jnp.asarray(pictures.prepared(images, largest))
+        logits = predict_logits(self.network, self.variables, ready)
+        return np.asarray(jax.nn.softmax(widened(logits)), np.float32)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}={size}" for name, size in networks.sizes(self.network).items())
+        known = shorten(", ".join(self.class_names), 100, placeholder=" ...") or "unknown"
+        count = f"{networks.parameter_count(self.variables):,} parameters"
+        return f"Weights({type(self.network).__name__}({sizes}), {count}, classes: {known}; data set: {self.dataset})"
+
+    def __eq__(self, other: object) -> bool:
+        """Compare what is known of both, and their arrays by value; without this, arrays have no one truth."""
+        if not isinstance(other, Weights):
+            return NotImplemented
+        mine, theirs = networks.named(self.variables), networks.named(other.variables)
+        known = [(weights.network, weights.class_names, weights.dataset) for weights in (self, other)]
+        is_same = known[0] == known[1] and mine.keys() == theirs.keys()
+        return is_same and all(np.array_equal(array, theirs[name]) for name, array in mine.items())
 
     @property
     def params(self) -> Variables:
@@ -148,6 +169,14 @@ def check_classes(weights: Weights, class_names: tuple[str, ...], where: object)
     if weights.network.classes != len(class_names):
         what = f"the network has {weights.network.classes} classes, the data set {len(class_names)}"
         raise UserError(what, where, "choose another --dataset")
+
+
+def check_names(weights: Weights, dataset: str, class_names: tuple[str, ...], where: object) -> None:
+    """Raise UserError if the network was trained on another folder of pictures, with other classes."""
+    others = sorted({*weights.class_names} ^ {*class_names})
+    if dataset == weights.dataset == "folder" and weights.class_names and others:
+        what = f"not the classes that the network was trained on: {', '.join(others[:3])} on one side only"
+        raise UserError(what, where, "name a folder with the same ones, or train another run")
 
 
 def names_of_classes(weights: Weights, dataset: str) -> tuple[str, ...]:

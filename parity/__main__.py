@@ -18,6 +18,7 @@ from jaxcnn.config import DEFAULTS
 from jaxcnn.errors import UserError
 from jaxcnn.networks import Network, describe
 from jaxcnn.recipe import recipe_for
+from jaxcnn.run_directory import data_source
 from jaxcnn.weights import check_classes
 from parity import figure, report
 from parity.bounds import FACTOR, float32_floor
@@ -151,10 +152,13 @@ def own_network(arguments: argparse.Namespace) -> int:
 
     start = time.monotonic()
     source = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None)
-    dataset = data.load(*source)
     if arguments.weights:
         platform.start("cpu")  # the parts take what there is
         weights = parity.load_weights(arguments.weights)
+        if weights.dataset == "folder":
+            source = data_source(arguments.weights, "folder", None, arguments.data_dir)
+    dataset = data.load(*source)
+    if arguments.weights:
         check_classes(weights, dataset.class_names, arguments.weights)
         name = describe(weights.network)["name"]
         if arguments.recipe and name != describe(network_of(arguments.recipe))["name"]:

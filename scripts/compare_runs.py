@@ -60,13 +60,18 @@ def computed(config: Config, line: dict[str, float]) -> float:
     return training_pflop(recipe_for(config), int(line["step"]) // epoch * config.batch_size, epoch)
 
 
+def trained_on(config: Config) -> str:
+    """Name the data set of a run: of one's own pictures, the folder."""
+    return f"folder {config.data_dir}" if config.dataset == "folder" else config.dataset
+
+
 def grouped(runs: dict[Path, tuple[Config, list[dict[str, float]]]]) -> dict[Config, list[Path]]:
     """Put together the runs that differ in FREE fields only. Raise UserError if they cannot be compared."""
     groups: dict[Config, list[Path]] = {}
     (first, (reference, _)), *_ = runs.items()
     for path, (config, _) in runs.items():
-        if config.dataset != reference.dataset:
-            what = f"a run of {config.dataset}, where {first} is of {reference.dataset}"
+        if trained_on(config) != trained_on(reference):
+            what = f"a run of {trained_on(config)}, where {first} is of {trained_on(reference)}"
             raise UserError(what, path, "compare runs of one data set")
         group = groups.setdefault(dataclasses.replace(config, **{name: getattr(Config(), name) for name in FREE}), [])
         twin = next((other for other in group if runs[other][0].seed == config.seed), None)
@@ -116,7 +121,7 @@ def main() -> None:
     print(table(groups))
     if arguments.figure:
         (dataset, *_) = {config.dataset for config in groups}
-        heading = {"cifar10": "CIFAR-10", "digits": "digits"}[dataset] + ": test accuracy by training compute"
+        heading = {"cifar10": "CIFAR-10"}.get(dataset, dataset) + ": test accuracy by training compute"
         figure = figures.accuracy_by_compute([*groups.values()], PUBLISHED if dataset == "cifar10" else {}, heading)
         figures.save(figure, arguments.figure)
         print(arguments.figure)

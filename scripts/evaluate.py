@@ -1,5 +1,6 @@
 """Compute the exact test accuracy of trained weights."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs n
 
 import parity
 from jaxcnn import cli, data, figures, files, platform, train, weights
+from jaxcnn.run_directory import data_source
 
 EXAMPLES = """examples:
   python scripts/evaluate.py runs/cifar10
   python scripts/evaluate.py cifar10model.pth
   python scripts/evaluate.py runs/digits/weights.safetensors --json result.json --logits logits.npz
+  python scripts/evaluate.py runs/cifar10 --predictions predictions.csv    a row for each image
   python scripts/evaluate.py runs/cifar10 --figures runs/cifar10    confusion.png and most_wrong.png"""
 
 
@@ -27,7 +30,8 @@ def parser() -> cli.ArgumentParser:
     add("weights", metavar="WEIGHTS", help="a run directory, a .safetensors, a .pth")
     cli.add_data_options(parser)
     add("--json", type=Path, metavar="FILE", help="write the result as JSON too")
-    add("--logits", type=Path, metavar="FILE.npz", help="write logits float32 [n, 10], labels and ids, in order of ids")
+    add("--logits", type=Path, metavar="FILE.npz", help="write logits float32 [n, classes], labels and ids, row by row")
+    add("--predictions", type=Path, metavar="FILE.csv", help="write each image's id, truth, prediction and probability")
     add("--figures", type=Path, metavar="DIR", help="draw the confusion matrix and the most confidently wrong images")
     return parser
 
@@ -48,14 +52,27 @@ def draw(directory: Path, dataset: data.Dataset, probabilities: np.ndarray, coun
         print(path)
 
 
+def write_predictions(path: Path, dataset: data.Dataset, probabilities: np.ndarray) -> None:
+    """Write a row for each test image: its id, its class, the likeliest class and that one's probability."""
+    test, names = dataset.test, dataset.class_names
+    best = probabilities.argmax(axis=1)
+    truth, predicted = ([names[label] for label in labels] for labels in (test.labels, best))
+    with files.written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "truth", "prediction", "probability"])
+        writer.writerows(zip(test.ids, truth, predicted, probabilities.max(axis=1).astype(str), strict=True))
+
+
 def main() -> None:
     """Load, classify, print, write."""
     arguments = parser().parse_args()
-    for path in (arguments.json, arguments.logits):
+    for path in (arguments.json, arguments.logits, arguments.predictions):
         files.check_folder(path)
     platform.start(None)
     loaded = parity.load_weights(arguments.weights)
-    dataset = data.load(arguments.dataset or loaded.dataset or "cifar10", arguments.data_dir)
+    source = data_source(arguments.weights, loaded.dataset, arguments.dataset, arguments.data_dir)
+    dataset = data.load(*source)
+    weights.check_names(loaded, dataset.name, dataset.class_names, source[1])
     weights.check_classes(loaded, dataset.class_names, arguments.weights)
     test = dataset.test
     logits = train.predict_logits(loaded.network, loaded.variables, jnp.asarray(test.images))
@@ -69,8 +86,11 @@ def main() -> None:
     if arguments.logits:
         with files.written_whole(arguments.logits) as temporary, temporary.open("wb") as file:
             np.savez(file, logits=np.asarray(logits, np.float32), labels=test.labels, ids=np.array(test.ids))
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    if arguments.predictions:
+        write_predictions(arguments.predictions, dataset, probabilities)
     if arguments.figures:
-        draw(figures.folder(arguments.figures), dataset, np.asarray(jax.nn.softmax(logits)))
+        draw(figures.folder(arguments.figures), dataset, probabilities)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
@@ -16,6 +15,7 @@ import parity
 from jaxcnn import cli, data, features, figures, files, map_figures, pictures, platform, weights
 from jaxcnn.errors import UserError
 from jaxcnn.networks import named
+from jaxcnn.run_directory import data_source
 from jaxcnn.weights import Weights
 from parity.files import require_torch
 
@@ -104,8 +104,8 @@ def main() -> None:
             print(f"{name:8} {' x '.join(map(str, shape))}")
         return
     features.check_layers(arguments.layers, shapes)
-    dataset = arguments.dataset or loaded.dataset or "cifar10"
-    load = cache(partial(data.load, dataset, arguments.data_dir))
+    source = data_source(arguments.weights, loaded.dataset, arguments.dataset, arguments.data_dir)
+    load = cache(partial(data.load, *source))
     read = pictures.read_images(arguments.image or ["train_00007"], load)
     print(*(picture.done + "\n" for picture in read if picture.done), sep="", end="")
     images = np.stack([picture.image for picture in read])
@@ -117,11 +117,12 @@ def main() -> None:
         figures.save(map_figures.filters(kernel, layer), path)
         print(f"kernels of {layer}: {' x '.join(map(str, kernel.shape))}, {path}")
     last = list(shapes)[-1]
-    classes = weights.names_of_classes(loaded, dataset)
-    batches = features.batched(network, loaded.variables, images, [*arguments.layers, last])
+    classes = weights.names_of_classes(loaded, source[0])
+    probabilities = loaded.predict(images)
+    batches = features.batched(network, loaded.variables, images, arguments.layers)
     each = (dict(zip(batch, rows, strict=True)) for batch in batches for rows in zip(*batch.values(), strict=True))
     for i, (ours, (name, image, truth, _)) in enumerate(zip(each, read, strict=True)):
-        subject = figures.Subject(name, image, np.asarray(jax.nn.softmax(ours[last])), classes, truth)
+        subject = figures.Subject(name, image, probabilities[i], classes, truth)
         draw(arguments, subject, ours, theirs and {layer: rows[i] for layer, rows in theirs.items()}, last)
 
 

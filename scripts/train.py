@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   python scripts/train.py --dataset digits                 a minute, nothing to download
   python scripts/train.py                                  the tutorial: 20 epochs of CIFAR-10
   python scripts/train.py --platform gpu --data-dir ~/tensorflow_datasets
+  python scripts/train.py --dataset folder --data-dir DIR  your own pictures: DIR/train/cat/1.jpg, ..., or DIR/cat/1.jpg
   python scripts/train.py --resume                         go on after Ctrl-C, or any other end
   python scripts/train.py --resume --epochs 40             ... and for longer
   python scripts/train.py --coordinator node1:9876 --num-processes 2 --process-id 0     on node1, and with 1 on node2
@@ -33,9 +34,12 @@ Exit status: 0 done; 1 the loss is not finite; 2 bad usage or input; 130, 143 af
 
 def by_recipe(field: str) -> str:
     """Say the defaults of a field, of each recipe and data set."""
-    values = {name: [getattr(config, field) for config in some.values()] for name, some in DEFAULTS.items()}
-    texts = {name: f"{one:g}" if one == two else f"{one:g}, digits {two:g}" for name, (one, two) in values.items()}
-    return "default " + "; ".join(f"{name} {text}" for name, text in texts.items())
+    texts = []
+    for recipe, some in DEFAULTS.items():
+        usual, *others = ((dataset, getattr(config, field)) for dataset, config in some.items())
+        different = "".join(f", {dataset} {value:g}" for dataset, value in others if value != usual[1])
+        texts.append(f"{recipe} {usual[1]:g}{different}")
+    return "default " + "; ".join(texts)
 
 
 def parser() -> cli.ArgumentParser:
@@ -45,7 +49,8 @@ def parser() -> cli.ArgumentParser:
     add("--platform", choices=platform.PLATFORMS, help="what to run on; without it, the best that JAX finds")
     add("--recipe", choices=DEFAULTS, help="the network and its training: tutorial (default); speedrun, for accuracy "
         "in the same compute; speedrun-large, in three times as much")  # fmt: skip
-    add("--dataset", choices=DATASETS, help="cifar10 (default), or the embedded digits: 1,797 real ones, no download")
+    add("--dataset", choices=DATASETS, help="cifar10 (default); the embedded digits: 1,797 real ones, no download; "
+        "or folder: your own pictures, in --data-dir")  # fmt: skip
     cli.add_data_dir(parser)
     add("--epochs", type=cli.positive_int, help=by_recipe("epochs"))
     add("--batch-size", type=cli.positive_int, help=by_recipe("batch_size"))
@@ -115,7 +120,10 @@ def train(arguments: dict[str, Any], alone: bool) -> int:
     mesh = sharding.make_mesh(devices, count, config.batch_size)
     print(platform.describe(list(mesh.devices.flat), config.precision))
     dataset = data.load(config.dataset, config.data_dir)
-    print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images")
+    sizes = f"{len(dataset.train):,} training and {len(dataset.test):,} test images"
+    print(f"{dataset.name}: {sizes} in {len(dataset.class_names):,} classes")
+    if sharding.is_first() and resume and run.weights.exists():
+        weights.check_names(weights.load(run.weights), dataset.name, dataset.class_names, config.data_dir)
     if init:
         weights.check_classes(init, dataset.class_names, config.init)
     try:

@@ -7,6 +7,7 @@ import pytest
 from jaxcnn import features
 from jaxcnn.errors import UserError
 from jaxcnn.layers import scale_pixels
+from jaxcnn.networks.speedrun import Speedrun
 from jaxcnn.networks.tutorial import CNN
 
 NAMES = [
@@ -144,10 +145,39 @@ def test_a_layer_that_there_is_not(network, images, name, todo):
     assert todo in str(problem.value)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((2, 32, 32, 3), np.float32), np.zeros((32, 32, 3), np.uint8)])
+@pytest.mark.parametrize("wrong", [np.zeros((2, 32, 32, 3), np.float32), np.zeros((32, 32, 3), np.uint8), [[1]]])
 def test_images_that_are_not_a_batch_of_uint8(network, wrong):
     with pytest.raises(TypeError, match=r"[uU][iI]nt8"):
         features.feature_maps(*network, wrong, ["conv1"])
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (32, 32, 1), (16, 64, 3)])
+@pytest.mark.parametrize("model", [CNN(4, 16), Speedrun(2, 3, 4)])
+def test_images_that_our_networks_are_not_made_for(model, shape):
+    """Some of these would come through a network, with an answer that means nothing."""
+    with pytest.raises(ValueError, match=r"this network takes \[n, 32, 32, 3\]"):
+        features.feature_maps(model, {"params": {}}, np.zeros((2, *shape), np.uint8), ["input"])
+
+
+def test_one_name_is_no_list_of_layers(network, images):
+    with pytest.raises(TypeError, match=r"'conv1', which is one name; give a list: \['conv1'\]"):
+        features.feature_maps(*network, images, "conv1")
+
+
+@pytest.mark.parametrize("size", [0, -1, 3.5, "32", True])
+def test_shapes_of_images_without_a_size(size):
+    with pytest.raises(ValueError, match="size is"):
+        features.layer_shapes(CNN(4, 16), size)
+
+
+def test_shapes_that_a_network_does_not_have(network, images):
+    with pytest.raises(ValueError, match=r"no images of 31 x 31 \(.*fc3.*\); give the size") as problem:
+        features.layer_shapes(CNN(4, 16), 31)
+    assert "\n" not in str(problem.value)
+    with pytest.raises(TypeError, match=r"such as CNN\(\)"):
+        features.layer_shapes(CNN)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        next(features.batched(*network, images, ["input"], batch_size=0))
 
 
 def test_as_maps():

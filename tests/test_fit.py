@@ -10,6 +10,7 @@ import pytest
 import jaxcnn
 from jaxcnn import checkpoints, fit, train
 from jaxcnn.config import read_config, resumed
+from jaxcnn.data import Split
 from jaxcnn.errors import UserError
 from jaxcnn.recipe import recipe_for
 from jaxcnn.run_directory import RunDirectory
@@ -103,7 +104,11 @@ def test_more_epochs_go_on_from_the_end(config, dataset, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
-    [("batch_size", 0, "not int"), ("epochs", True, "not int"), ("precision", "half", "not float32 or bfloat16")],
+    [
+        ("batch_size", 0, "not a whole number"),
+        ("epochs", True, "not a whole number"),
+        ("precision", "half", "not float32 or bfloat16"),
+    ],
 )
 def test_a_configuration_that_nobody_can_train_by_is_refused(config, tmp_path, field, value, words):
     path = tmp_path / "config.json"
@@ -169,3 +174,20 @@ def test_two_trainings_do_not_share_a_directory(tmp_path):
         RunDirectory(tmp_path / "run").locked(),
     ):
         pass
+
+
+def test_other_training_images_are_refused(config, dataset, tmp_path):
+    """A run goes on with the images that it began with, wherever they lie; test images may differ."""
+    run_fit(dataclasses.replace(config, epochs=1), dataset, tmp_path / "run")
+    labels = dataset.train.labels.copy()
+    labels[-1] ^= 1
+    fewer = Split("train", dataset.train.images[:-1], dataset.train.labels[:-1])
+    for other in dataclasses.replace(dataset.train, labels=labels), fewer:
+        with pytest.raises(UserError, match="not the training images that the run began with: mine; bring those back"):
+            run_fit(
+                dataclasses.replace(config, data_dir="mine"),
+                dataclasses.replace(dataset, train=other),
+                tmp_path / "run",
+            )
+    history, _ = run_fit(config, dataclasses.replace(dataset, test=fewer), tmp_path / "run")
+    assert len(history) == 2

@@ -34,7 +34,7 @@ def assert_close(found, expected, **tolerance):
         np.testing.assert_allclose(np.asarray(a) / scale, np.asarray(b) / scale, **tolerance)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     n=st.integers(1, 5), h=st.integers(1, 9), w=st.integers(1, 9), c=st.integers(1, 40), o=st.integers(1, 40),
     kh=st.integers(1, 5), kw=st.integers(1, 5), pad=st.integers(0, 3), jit=st.booleans(),
@@ -50,7 +50,7 @@ def test_convolution_is_stock(n, h, w, c, o, kh, kw, pad, jit):
     assert_close(found, value_and_gradients(lambda x, k: layers.stock_conv(x, k, padding), x, kernel), **FLOAT32)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(rows=st.integers(1, 40), c=st.integers(1, 9), dtype=st.sampled_from([jnp.float32, jnp.bfloat16]))
 def test_a_bias_and_its_gradient(rows, c, dtype):
     x, bias = draws(4, (rows, 2, c), (c,), dtype=dtype)
@@ -75,7 +75,7 @@ def stock_max_pool(x):
     return lax.reduce_window(x, jnp.asarray(-jnp.inf, x.dtype), lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(n=st.integers(1, 3), h=st.integers(2, 9), w=st.integers(2, 9), c=st.integers(1, 5), distinct=st.integers(1, 4))
 def test_max_pool_and_its_ties(n, h, w, c, distinct):
     """`distinct` values only, so that most windows are tied; the gradient must go to each window's first maximum."""

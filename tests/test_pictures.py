@@ -1,8 +1,10 @@
 import struct
 import zlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -139,3 +141,109 @@ def test_a_damaged_picture_is_read_or_refused_in_one_line(tmp_path_factory, data
         read(path)
     except UserError as refused:
         assert "\n" not in str(refused)  # noqa: PT017  # most are, some pictures can still be read
+
+
+FORMS = {
+    "uint8": lambda images: (images, 1),
+    "not contiguous": lambda images: (np.asfortranarray(images), 1),
+    "int64": lambda images: (images.astype(np.int64), 1),
+    "float16": lambda images: ((images / 255).astype(np.float16), 1),
+    "float32": lambda images: (images.astype(np.float32) / 255, 1),
+    "float64": lambda images: (images / 255, 1),
+    "to 255": lambda images: (images.astype(np.float32), 255),
+    "jax": lambda images: (jnp.asarray(images), 1),
+    "jax floats": lambda images: (jnp.asarray(images / 255, jnp.float32), 1),
+    "torch": lambda images: (torch.tensor(images), 1),
+    "torch floats": lambda images: (torch.tensor(images) / 255, 1),
+    "list": lambda images: (list(images), 1),
+    "PIL": lambda images: ([pillow(image) for image in images], 1),
+    "mixed": lambda images: ((pillow(images[0]), images[1:] / 255), 1),
+}
+
+
+def pillow(image):
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.sampled_from([32, 1, 7, 40, 65]), st.sampled_from([32, 1, 9, 40])),
+    channels=st.sampled_from(pictures.CHANNELS),
+    form=st.sampled_from(sorted(FORMS)),
+    seed=st.integers(0, 99),
+)
+def test_every_form_of_images_gives_what_their_files_give(tmp_path_factory, shape, channels, form, seed):
+    images = np.random.default_rng(seed).integers(0, 256, (*shape, channels), dtype=np.uint8)
+    paths = [tmp_path_factory.getbasetemp() / f"prepared{i}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        pillow(image).save(path)
+    expected = np.stack([pictures.read(path)[0] for path in paths])
+    np.testing.assert_array_equal(pictures.prepared([paths[0], *map(str, paths[1:])]), expected)
+    given, largest = FORMS[form](images)
+    np.testing.assert_array_equal(pictures.prepared(given, largest), expected)
+    np.testing.assert_array_equal(pictures.prepared(given[0], largest), expected[:1])
+
+
+def test_images_of_the_network_are_taken_as_they_are():
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    assert pictures.prepared(images) is images
+    assert pictures.prepared([]).shape == pictures.prepared(images[:0, :9] / 255).shape == (0, 32, 32, 3)
+
+
+def test_grey_images_need_no_axis_for_channels():
+    grey = np.random.default_rng(0).integers(0, 256, (5, 32, 32), dtype=np.uint8)
+    expected = grey[..., None].repeat(3, axis=3)
+    np.testing.assert_array_equal(pictures.prepared(grey), expected)
+    np.testing.assert_array_equal(pictures.prepared(grey[0]), expected[:1])
+    np.testing.assert_array_equal(pictures.prepared(grey[:1]), expected[:1])
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (PIXELS.transpose(0, 3, 1, 2), r"uint8\[2, 3, 32, 32\], channels first; .*transpose\(0, 2, 3, 1\)"),
+        (PIXELS[:, None, :, :, 0], "channels first"),
+        (PIXELS[0].transpose(2, 0, 1), r"channels first, or 3 grey .*transpose\(1, 2, 0\)"),
+        (np.zeros((4, 9, 9), np.uint8), "channels first, or 4 grey"),
+        (PIXELS[..., :2], "last axis should be 1, 3 or 4"),
+        (np.zeros(9, np.uint8), r"uint8\[9\]; give \[h, w\]"),
+        (PIXELS[None], "give"),
+        (PIXELS[:, :0], "a pixel or more"),
+        (Image.new("RGB", (0, 5)), "no pixels"),
+        (PIXELS / 127.5 - 1, "from -1 to 1, not from 0 to 1; undo their normalisation"),
+        (PIXELS * 1.0, "from 0 to 255, not from 0 to 1; .*largest=255"),
+        (np.where(PIXELS > 9, PIXELS / 255, np.nan), "NaN or infinity"),
+        (np.where(PIXELS > 9, 0, np.inf), "NaN or infinity"),
+        (PIXELS.astype(np.int64) + 1, "from 1 to 256, not from 0 to 255; scale them"),
+        (PIXELS.astype(np.int16) - 1, "from -1 to 254"),
+        (Image.new("F", (5, 5)), "mode F .*8 bits a channel"),
+    ],
+)  # fmt: skip
+def test_values_and_axes_that_are_not_those_of_images(wrong, words):
+    with pytest.raises(ValueError, match=words) as problem:
+        pictures.prepared(wrong)
+    assert "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [(PIXELS > 9, "bool"), (PIXELS * 1j, "complex128"), (PIXELS.astype(np.uint16), "uint16.*65535"),
+     (PIXELS.astype(">u2"), "65535"), (PIXELS.astype(str), "<U3"), (PIXELS.astype(object), "object"), ({}, "a dict"),
+     (None, "NoneType"), (b"a.png", "bytes"), (torch.zeros(9, 9, requires_grad=True), "Tensor that NumPy .*detach")],
+)  # fmt: skip
+def test_what_is_no_image(wrong, words):
+    for given_ in (wrong, [PIXELS, wrong]):
+        with pytest.raises(TypeError, match=words) as problem:
+            pictures.prepared(given_)
+        assert "\n" not in str(problem.value)
+
+
+def test_what_is_white_is_never_guessed():
+    with pytest.raises(ValueError, match="from 0 to 1000, not from 0 to 255"):
+        pictures.prepared(np.linspace(0, 1000, 64).reshape(8, 8), 255)
+    with pytest.raises(ValueError, match="largest is 65535; say 1 or 255"):
+        pictures.prepared(PIXELS, 65535)
+    with pytest.raises(UserError, match="no such picture file"):
+        pictures.prepared([PIXELS, "absent.png"])

@@ -1,4 +1,4 @@
-"""Data sets as uint8 arrays in memory: CIFAR-10 from any of its forms, and scikit-learn's digits."""
+"""Data sets as uint8 arrays in memory: CIFAR-10 from any of its forms, scikit-learn's digits, one's own pictures."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from urllib.request import url2pathname
 
 from jaxcnn.data import digits, official, storage, tfds_folder
 from jaxcnn.data.dataset import Dataset, Split
+from jaxcnn.data.folder import FORM, load_folder
 from jaxcnn.errors import UserError, os_errors
 from jaxcnn.progress import say
 
@@ -18,19 +19,25 @@ CHECK_DISK = "check its permissions and its disk, or name another place"
 
 
 def load(name: str, data_dir: Place | None = None) -> Dataset:
-    """Return `cifar10` or `digits`, images uint8 [n, 32, 32, 3]. Raise UserError if it is missing, damaged or another.
+    """Return a data set, images uint8 [n, 32, 32, 3]. Raise UserError if it is missing, damaged or another.
 
+    name: `cifar10`, `digits`, or `folder`, of pictures of one's own in `data_dir`.
     data_dir: where CIFAR-10 is: a tensorflow-datasets folder, an official archive, its extracted folder, the folder
     above, or an address of one. The default is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. If CIFAR-10 is not in
     the default folder, it is downloaded into it.
     """
+    if name == "folder":
+        if data_dir is None:
+            raise UserError("no folder is named", "--dataset folder", f"add --data-dir DIR: {FORM}")
+        with os_errors("{}", CHECK_DISK):
+            return load_folder(Path(data_dir).expanduser().resolve())
     if name == "digits":
         return digits.load_digits()
     if name != "cifar10":
-        raise UserError(f"no data set {name!r}", "--dataset", "there are cifar10 and digits")
+        raise UserError(f"no data set {name!r}", "--dataset", "there are cifar10, digits and folder")
     with os_errors("{}", CHECK_DISK):
         source = (_find_in(default_dir()) or prepare(None)) if data_dir is None else find(data_dir)
-        return storage.cached(source, lambda: _read(_origin(source), storage.user_cache()))
+        return storage.cached(name, source, lambda: _read(_origin(source), storage.user_cache()))
 
 
 def prepare(
@@ -55,7 +62,7 @@ def prepare(
             storage.require_space(folder, megabytes=600)
             data = _read(origin, folder / "downloads", allow_modified)
             tfds_folder.write(data, version)
-            storage.cached(version, lambda: data)
+            storage.cached("cifar10", version, lambda: data)
     return version
 
 

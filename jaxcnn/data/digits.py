@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxcnn.data.dataset import Dataset, Split
+from jaxcnn.data.dataset import Dataset, Split, places_in_class
 from jaxcnn.errors import UserError
 
 
@@ -22,8 +22,6 @@ def load_digits() -> Dataset:
     grey, labels = np.round(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), table[:, 64]
     large = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in grey]
     images = np.repeat(np.stack(large)[..., None], 3, axis=-1)
-    test = np.zeros(len(labels), bool)
-    for label in range(10):
-        test[np.flatnonzero(labels == label)[4::5]] = True
+    test = places_in_class(labels) % 5 == 4
     splits = Split("train", images[~test], labels[~test]), Split("test", images[test], labels[test])
     return Dataset("digits", tuple("0123456789"), *splits)

@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from jaxcnn.data.dataset import Dataset, Split
 from jaxcnn.errors import UserError
 from jaxcnn.progress import say
 
-FORMAT = 1  # of the cache: raise it with every change
+FORMAT = 2  # of the cache: raise it with every change
 
 
 def lock(path: Path) -> contextlib.AbstractContextManager[object]:
@@ -44,20 +44,22 @@ def user_cache() -> Path:
     return platformdirs.user_cache_path("jaxcnn", appauthor=False)
 
 
-def cached(source: Path | str, build: Callable[[], Dataset]) -> Dataset:
-    """Return the data set that `build` makes of `source`, from the cache if `source` has not changed since.
+def cached(name: str, source: Path | str, build: Callable[[], Dataset], files: Iterable[Path] | None = None) -> Dataset:
+    """Return the data set `name` that `build` makes of `source`, from the cache if `source` has not changed since.
 
+    files: all that it is made of; by default the source itself, or the files in it.
     The cache of a file or folder is beside it. The cache of an address, or of a folder whose parent cannot be written,
     is in the user's cache folder. It is valid for one mark: the address, or the files' names, sizes and times.
     """
     mark = f"{FORMAT} {source}"
-    places = [user_cache() / f"cifar10-{hashlib.sha256(str(source).encode()).hexdigest()[:16]}.npz"]
+    places = [user_cache() / f"{name}-{hashlib.sha256(str(source).encode()).hexdigest()[:16]}.npz"]
     if isinstance(source, Path):
-        files = [source] if source.is_file() else sorted(filter(Path.is_file, source.iterdir()))
-        mark = f"{FORMAT} {[(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]}"
+        if files is None:
+            files = [source] if source.is_file() else sorted(filter(Path.is_file, source.iterdir()))
+        mark = _mark(source, files)
         places.insert(0, beside(source))
     for place in places:
-        if data := _read(place, mark):
+        if data := _read(place, mark, name, tell=False):
             return data
     for place in places:
         try:
@@ -69,11 +71,18 @@ def cached(source: Path | str, build: Callable[[], Dataset]) -> Dataset:
             say(f"decoded images are not cached there: {error}")
             continue
         with locked:
-            data = _read(place, mark)  # another process may have written it in the meantime
+            data = _read(place, mark, name)  # another process may have written it in the meantime
             if not data:
                 save(place, mark, data := build())
             return data
     return build()
+
+
+def _mark(source: Path, files: Iterable[Path]) -> str:
+    """Return what changes with a file's name, size or time."""
+    stats = [(os.path.relpath(file, source), file.stat()) for file in files]
+    text = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    return f"{FORMAT} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def beside(source: Path) -> Path:
@@ -87,7 +96,7 @@ def save(place: Path, mark: str, data: Dataset) -> None:
     part = place.with_suffix(".part")
     try:
         with part.open("wb") as file:
-            np.savez(file, mark=np.array(mark), **arrays)
+            np.savez(file, mark=np.array(mark), class_names=np.array(data.class_names), **arrays)
             os.fsync(file.fileno())
         part.replace(place)
     except OSError as error:
@@ -95,20 +104,27 @@ def save(place: Path, mark: str, data: Dataset) -> None:
         say(f"decoded images cannot be cached ({error.strerror or error}): {place}")
 
 
-def _read(place: Path, mark: str) -> Dataset | None:
-    """Return the cached data set if it has this mark. A flipped bit fails the CRC-32 that zip archives check."""
+def _read(place: Path, mark: str, name: str, tell: bool = True) -> Dataset | None:
+    """Return the cached data set if it has this mark. A flipped bit fails the CRC-32 that zip archives check.
+
+    tell: whether to say why it is not taken.
+    """
     if not place.is_file():
         return None
     try:
         with place.open("rb") as file, np.load(file) as stored:  # np.load leaves a damaged file open if it opened it
             if str(stored["mark"]) != mark:
-                say(f"decoded images are older than the data set, which is decoded again: {place}")
+                if tell:
+                    say(f"decoded images are older than the data set, which is decoded again: {place}")
                 return None
+            class_names = tuple(map(str, stored["class_names"]))
             train, test = (Split(of, stored[f"{of}_images"], stored[f"{of}_labels"]) for of in ("train", "test"))
-        for split, n in (train, 5 * official.PER_BATCH), (test, official.PER_BATCH):
+        rows = (5 * official.PER_BATCH, official.PER_BATCH) if name == "cifar10" else (len(train), len(test))
+        for split, n in zip((train, test), rows, strict=True):
             if (split.images.shape, split.labels.shape) != ((n, 32, 32, 3), (n,)) or split.images.dtype != np.uint8:
                 raise ValueError("arrays of another shape or type")
-        return Dataset("cifar10", official.CLASS_NAMES, train, test)
+        return Dataset(name, class_names, train, test)
     except Exception as error:  # damaged bytes can raise anything
-        say(f"decoded images are damaged ({error!r:.60}), and the data set is decoded again: {place}")
+        if tell:
+            say(f"decoded images are damaged ({error!r:.60}), and the data set is decoded again: {place}")
         return None

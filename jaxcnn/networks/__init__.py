@@ -29,14 +29,18 @@ COLLECTIONS = ("batch_stats", "constants")  # of variables that are no parameter
 
 def describe(network: Network) -> dict[str, Any]:
     """Say what a network is: its name among NETWORKS and its sizes."""
-    name = next(name for name, kind in NETWORKS.items() if type(network) is kind)
-    sizes = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
-    return {"name": name} | {field: size for field, size in sizes.items() if field not in COMPUTATION}
+    return {"name": next(name for name, kind in NETWORKS.items() if type(network) is kind), **sizes(network)}
+
+
+def sizes(network: Network) -> dict[str, Any]:
+    """List the fields that say what a network is, without those of its computation."""
+    fields = (field.name for field in dataclasses.fields(network))
+    return {name: getattr(network, name) for name in fields if name not in COMPUTATION}
 
 
 def widths(network: Network) -> tuple[int, ...]:
     """List the sizes of a network, without the number of its classes."""
-    return tuple(size for name, size in describe(network).items() if name not in ("name", "classes"))
+    return tuple(size for name, size in sizes(network).items() if name != "classes")
 
 
 def build(description: Any) -> Network | None:
@@ -44,9 +48,9 @@ def build(description: Any) -> Network | None:
     if not isinstance(description, dict) or not isinstance(description.get("name"), str):
         return None
     kind = NETWORKS[description["name"]]
-    sizes = {field: size for field, size in description.items() if field != "name"}
-    is_whole = sizes.keys() == describe(kind()).keys() - {"name"}
-    return kind(**sizes) if is_whole and all(type(size) is int and size > 0 for size in sizes.values()) else None
+    given = {field: size for field, size in description.items() if field != "name"}
+    is_whole = given.keys() == sizes(kind()).keys()
+    return kind(**given) if is_whole and all(type(size) is int and size > 0 for size in given.values()) else None
 
 
 @partial(jax.jit, static_argnums=0)  # one program: operation by operation it takes four seconds

@@ -1,6 +1,7 @@
 """Cases of our own networks: inputs random, real, and such as single out one difference."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,8 @@ def cases(network: networks.Network, weights: NamedArrays, split: Split, count: 
     unchanged, and GELU and batch norm by turns make it so flat that rounding chooses maxima in most images.
     """
     rng, pair = np.random.default_rng(SEED), pair_of(network, "float64")
-    labels, real = rng.integers(0, network.classes, count, dtype=np.uint8), np.ones(count, bool)
+    kind: Any = np.min_scalar_type(network.classes - 1)
+    labels, real = rng.integers(0, network.classes, count, dtype=kind), np.ones(count, bool)
     noise = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     random = _random(network, rng) if pair.statistics else torch_draws(network, 1)[0]
     yield Case("random", random, noise, labels, real)
@@ -79,7 +81,7 @@ def cases(network: networks.Network, weights: NamedArrays, split: Split, count: 
     ):
         # Labels are the least likely classes: saturated logits that agreed with them would have no gradient at all.
         logits, _ = torch_forward(pair, Case(name, weights_of_case, images), torch.float64)
-        yield Case(name, weights_of_case, images, logits.argmin(dim=1).numpy().astype(np.uint8), real)
+        yield Case(name, weights_of_case, images, logits.argmin(dim=1).numpy().astype(kind), real)
 
 
 def dropout_key(step: int, images: int) -> BatchKey:

@@ -100,7 +100,9 @@ TRIALS: dict[str, Callable[..., Trial]] = {"tutorial": Trial, "speedrun": speedr
 
 def trial_of(network: Network, weights: NamedArrays, data: Dataset, steps: int | None) -> Trial:
     """Choose what is compared of a network, and how many steps of training if it is not as many as usual."""
-    return TRIALS[describe(network)["name"]](weights, data, **{} if steps is None else {"steps": steps})
+    trial = TRIALS[describe(network)["name"]](weights, data, **{} if steps is None else {"steps": steps})
+    most = len(data.train)  # a folder of one's own may have few
+    return replace(trial, images=min(trial.images, most), subset=min(trial.subset, most))
 
 
 def checks(pair: TrainedPair, trial: Trial) -> Iterator[Check]:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxcnn import data
+from jaxcnn import data, pictures
+from jaxcnn.data import Split
 from jaxcnn.errors import UserError
 
 
@@ -38,3 +39,14 @@ def test_find_by_id(forms):
     for unknown in ("train_00050", "test_7", "horse", "train_00007\n"):
         with pytest.raises(UserError, match="train_00000 to train_00049 and test_00000 to test_00009"):
             cifar.find(unknown)
+
+
+def test_ids_beyond_five_digits_are_found():
+    many = Split("train", np.zeros((100_002, 1, 1, 3), np.uint8), np.arange(100_002).astype(np.uint32))
+    few = Split("test", np.zeros((1, 1, 1, 3), np.uint8), np.zeros(1, np.uint32))
+    found = data.Dataset("folder", tuple(map(str, range(100_002))), many, few)
+    assert found.find("train_100001")[1] == 100_001
+    with pytest.raises(UserError, match="ids are train_00000 to train_100001"):
+        found.find("train_100002")
+    with pytest.raises(UserError, match="did you mean train_100001"):
+        pictures.read_image("trian_100001", lambda: found)

@@ -103,7 +103,7 @@ assert not {{"jax", "tensorflow", "sklearn", "scipy"}} & sys.modules.keys()
 
 
 def test_nothing_is_named_exactly(tmp_path):
-    with pytest.raises(UserError, match=r"no data set 'mnist'.*cifar10 and digits"):
+    with pytest.raises(UserError, match=r"no data set 'mnist'.*cifar10, digits and folder"):
         data.load("mnist")
     for missing in (tmp_path / "typo", tmp_path):
         with pytest.raises(UserError, match=rf"{missing}; .*--data-dir.*--from.*MIRROR.*--dataset digits"):

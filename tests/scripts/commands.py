@@ -9,7 +9,9 @@ from tests.conftest import ROOT
 
 sys.path.append(str(ROOT / "scripts"))  # as Python does for a script that it runs
 
-NAMES = ("train", "evaluate", "prepare_data", "feature_maps", "convert", "benchmark", "compare_runs")
+NAMES = (
+    "train", "evaluate", "prepare_data", "feature_maps", "explore", "predict", "convert", "benchmark", "compare_runs",
+)  # fmt: skip
 
 
 def module(name: str) -> ModuleType:

@@ -121,6 +121,8 @@ def test_runs_that_cannot_be_compared(made, compared, tmp_path):
         compared(run, made("b", [0.6]))
     with pytest.raises(UserError, match=r"a run of digits, where .*a is of cifar10: .*c; compare runs of one data set"):
         compared(run, made("c", [0.6], dataset="digits"))
+    with pytest.raises(UserError, match=r"a run of folder /b, where .*d is of folder /a: .*e; compare runs of one"):
+        compared(*(made(name, [0.6], dataset="folder", data_dir=where) for name, where in (("d", "/a"), ("e", "/b"))))
     with pytest.raises(UserError, match="suffix"):
         compared(run, "--figure", tmp_path / "a.jpg")
 

@@ -1,3 +1,4 @@
+import csv
 import importlib.util
 import json
 import sys
@@ -168,8 +169,19 @@ def test_evaluate_counts_and_shows_what_is_wrong(module, tmp_path, monkeypatch, 
     assert capsys.readouterr().out.split() == [str(tmp_path / "confusion.png"), str(tmp_path / "most_wrong.png")]
 
 
-def test_evaluate_draws(script, tmp_path, saved):
-    result = script("evaluate", "w.safetensors", "--figures", "drawn/here", "--json", "a.json")
+def test_evaluate_draws_and_writes_each_prediction(script, tmp_path, saved):
+    result = script(
+        "evaluate", "w.safetensors", "--figures", "drawn/here", "--json", "a.json", "--predictions", "all.csv"
+    )
     assert result.returncode == 0, result.stderr
+    with (tmp_path / "all.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    test, names = data.load("digits").test, data.load("digits").class_names
+    assert [(row["id"], row["truth"]) for row in rows] == [
+        (i, names[k]) for i, k in zip(test.ids, test.labels, strict=True)
+    ]
+    probabilities = saved.predict(test.images)
+    assert [row["prediction"] for row in rows] == [names[k] for k in probabilities.argmax(axis=1)]
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], probabilities.max(axis=1), rtol=1e-4)
     assert {path.name for path in (tmp_path / "drawn/here").iterdir()} == {"confusion.png", "most_wrong.png"}
     assert json.loads((tmp_path / "a.json").read_text())["images"] == 355

@@ -50,8 +50,11 @@ def seeded(build: Callable[[], Example]) -> Callable[[], Example]:
 
 EXAMPLES: dict[str, Callable[[], Example]] = {build.__name__: seeded(build) for build in BUILDERS}
 
-# Their whole proofs take three minutes: `make soak` makes those.
-LARGE = ("bert", "bilstm", "bridge_linen", "llama", "mixer", "mobilenetv2", "segmenter", "squeezenet", "vit")
+# Their whole proofs take five minutes: `make soak` makes those. Of each kind of layer one stays in the suite.
+LARGE = (
+    "autoencoder", "bert", "bilstm", "bridge_linen", "bridge_nnx", "captioner", "gpt_scan", "gru_nnx", "llama", "mixer",
+    "mobilenetv2", "resnet18", "segmenter", "squeezenet", "vgg_bn", "vit",
+)  # fmt: skip
 SOME = [pytest.param(name, marks=[pytest.mark.soak] * (name in LARGE)) for name in EXAMPLES]
 
 __all__ = ["EXAMPLES", "SOME", "Example"]

@@ -22,7 +22,7 @@ from parity.pair import torch_pass
 from parity.twins import controls
 from parity.twins.cases import HUGE, TINY, cases, torch_draws
 from parity.twins.pairs import pair_of
-from parity.twins.training import Trial, initial
+from parity.twins.training import Trial, initial, trial_of
 from tests.conftest import ROOT
 
 NAME = r"float(64|32)/(outputs|activations|gradients|step|trajectory|evaluation)/[\w.]+(@\w+)?"
@@ -223,3 +223,9 @@ def test_other_distributions_are_told_from_pytorchs():
 def test_an_infinite_error_is_null_in_json():
     plain = report.plain(Check("float64", "outputs", "loss", float("inf"), 1.0))
     assert plain == {"name": "float64/outputs/loss", "error": None, "bound": 1.0, "passed": False}
+
+
+def test_few_images_are_all_that_is_compared(dataset):
+    few = dataclasses.replace(dataset, train=data.Split("train", dataset.train.images[:6], dataset.train.labels[:6]))
+    found = [trial_of(CNN(4, 12), {}, some, 20) for some in (dataset, few)]
+    assert [(trial.images, trial.subset, trial.steps) for trial in found] == [(8, 70, 20), (6, 6, 20)]

@@ -1,0 +1,178 @@
+"""One's own pictures: a folder with a folder of pictures for each class, of any form and size that Pillow reads."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from jaxcnn.data import storage
+from jaxcnn.data.dataset import Dataset, Split, places_in_class
+from jaxcnn.errors import UserError
+from jaxcnn.progress import progress, say
+
+TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")  # the first that is there
+FORM = "the pictures of each class belong in DIR/train/CLASS and DIR/test/CLASS, or all in DIR/CLASS"
+SHOWN = 3  # of what a line lists
+
+
+class File(NamedTuple):
+    """A picture file, and where it belongs."""
+
+    path: Path
+    label: int
+    is_test: bool
+
+
+def load_folder(folder: Path) -> Dataset:
+    """Return the pictures of a folder as uint8 [n, 32, 32, 3]; UserError if they are not two classes or more.
+
+    Classes are sorted by name. If there are no test pictures, every fifth of a class is one. Rows are the first picture
+    of each class, then the second of each: any beginning shows all classes.
+    """
+    if not folder.is_dir():
+        raise UserError("not a folder" if folder.exists() else "no such folder", folder, FORM)
+    train, test = _splits(folder)
+    classes = list(_subfolders(train))
+    if len(classes) < 2:
+        what = f"one class only, {classes[0]}" if classes else "no folders of classes"
+        raise UserError(what, train, FORM)
+    if test and (alone := [name for name in _subfolders(test) if name not in classes]):
+        todo = f"add such pictures to {train}, or remove these folders"
+        raise UserError(f"classes that are not in training: {_some(alone)}", test, todo)
+    files, others = [], list[Path]()
+    for part in filter(None, (train, test)):
+        for label, name in enumerate(classes):
+            found, no_pictures = _pictures(part / name)
+            if not found and part == train:
+                raise UserError("no pictures of this class", part / name, "add some, or remove the folder")
+            files += [File(path, label, part == test) for path in found]
+            others += no_pictures
+    unused = [path for path in _subfolders(folder).values() if test and path not in (train, test)]
+
+    def build() -> Dataset:
+        if unused:
+            say(f"not used, beside {train.name} and {test and test.name}: {_some(path.name for path in unused)}")
+        if others:
+            kinds = sorted({path.suffix.lower() or "no suffix" for path in others})
+            say(f"not used: {len(others):,} files that are no pictures by their suffix ({_some(kinds)})")
+        return _decoded(folder, test, classes, files)
+
+    return storage.cached("folder", folder, build, [file.path for file in files])
+
+
+def natural(name: str) -> tuple[Any, ...]:
+    """Return what sorts names as people do: 2 before 10."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))
+
+
+def _subfolders(folder: Path) -> dict[str, Path]:
+    names = sorted((path.name for path in folder.iterdir() if path.is_dir()), key=natural)
+    return {name: folder / name for name in names if not _is_hidden(name)}
+
+
+def _splits(folder: Path) -> tuple[Path, Path | None]:
+    """Return the folders of the training and the test classes; None if all are together."""
+    known = {name.lower(): path for name, path in _subfolders(folder).items()}
+    train, test = (next((known[name] for name in names if name in known), None) for names in (TRAIN, TEST))
+    if train and (test or len(known) == 1):
+        return train, test
+    return folder, None
+
+
+def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the pictures in a folder and in those below, in natural order; and the other files."""
+    from jaxcnn.pictures import is_picture  # here, since it imports this package
+
+    found: list[Path] = []
+
+    def refuse(problem: OSError) -> NoReturn:
+        raise problem  # os.walk alone would leave a folder out that it may not read
+
+    for where, folders, names in os.walk(folder, onerror=refuse) if folder.is_dir() else ():
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        found += [Path(where, name) for name in names if not _is_hidden(name)]
+    found.sort(key=lambda path: natural(path.relative_to(folder).as_posix()))
+    chosen = [path for path in found if is_picture(path)]
+    others = {*found} - {*chosen}
+    return chosen, [path for path in found if path in others]
+
+
+def _decoded(folder: Path, test: Path | None, classes: Sequence[str], files: Sequence[File]) -> Dataset:
+    """Read the pictures, leave out those that cannot be read, and divide them. Say what the user should know."""
+    images, problems = _read(folder, [file.path for file in files])
+    rows = np.array([i for i in range(len(files)) if i not in problems], int)
+    labels = np.array([files[i].label for i in rows], np.min_scalar_type(len(classes) - 1))
+    is_test = np.array([files[i].is_test for i in rows], bool) if test else places_in_class(labels) % 5 == 4
+    for label in sorted({*range(len(classes))} - {*labels[~is_test].tolist()}):
+        i = next(i for i in problems if files[i].label == label and not files[i].is_test)
+        what = f"no picture of the class {classes[label]} can be read ({problems[i].what})"
+        raise UserError(what, files[i].path, "replace them, or remove the class")
+    if not is_test.any() and test:
+        raise UserError("no test picture that can be read", test, "add some, or remove the folder")
+    if not is_test.any():
+        what = "no class has five pictures, of which one is kept for testing"
+        raise UserError(what, folder, "add pictures, or divide them into DIR/train/CLASS and DIR/test/CLASS")
+    if problems:
+        why = [f"{files[i].path.relative_to(folder)} ({problem.what})" for i, problem in problems.items()]
+        say(f"left out: {len(why):,} of {len(files):,} pictures, which cannot be read: {_some(why)}")
+    if untested := [classes[label] for label in sorted({*range(len(classes))} - {*labels[is_test].tolist()})]:
+        say(f"no test picture of {len(untested):,} of {len(classes):,} classes: {_some(untested)}")
+    parts = {name: _interleaved(part, labels) for name, part in (("train", ~is_test), ("test", is_test))}
+    paths = {name: [files[i].path.relative_to(folder) for i in rows[part]] for name, part in parts.items()}
+    splits = {name: Split(name, images[rows[part]], labels[part]) for name, part in parts.items()}
+    _say_duplicates(*(zip(splits[name].images, paths[name], strict=True) for name in parts))
+    return Dataset("folder", tuple(name.encode("utf-8", "replace").decode() for name in classes), **splits)
+
+
+def _interleaved(chosen: Bool[np.ndarray, "n"], labels: np.ndarray) -> np.ndarray:
+    """Order the chosen rows, sorted by class until now: the first of each class, then the second of each."""
+    rows = np.flatnonzero(chosen)
+    return rows[np.argsort(places_in_class(labels[rows]), kind="stable")]
+
+
+def _read(folder: Path, paths: Sequence[Path]) -> tuple[UInt8[np.ndarray, "n 32 32 3"], dict[int, UserError]]:
+    """Read pictures in several threads, since Pillow decodes without Python's lock; and say which cannot be read."""
+    from jaxcnn import pictures  # here, since it imports this package
+
+    images, problems = np.zeros((len(paths), pictures.SIDE, pictures.SIDE, 3), np.uint8), dict[int, UserError]()
+
+    def read(i: int) -> None:
+        try:
+            images[i], _ = pictures.decoded(paths[i])
+        except UserError as problem:
+            problems[i] = problem
+
+    with pictures.bombs_refused(), progress(f"decoding {folder}", len(paths), "pictures") as update:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            try:
+                for _ in pool.map(read, range(len(paths))):
+                    update(1)
+            finally:
+                pool.shutdown(cancel_futures=True)  # after Ctrl-C
+    return images, dict(sorted(problems.items()))
+
+
+def _say_duplicates(train: Iterable[tuple[np.ndarray, Path]], test: Iterable[tuple[np.ndarray, Path]]) -> None:
+    """Name the test pictures that are training pictures, too."""
+    trained = {hashlib.sha256(image.tobytes()).digest(): path for image, path in train}
+    marks = [(hashlib.sha256(image.tobytes()).digest(), path) for image, path in test]
+    if twins := [f"{path} is {trained[mark]}" for mark, path in marks if mark in trained]:
+        what = "test pictures are training pictures, too, and the test accuracy is too good by them"
+        say(f"warning: {len(twins):,} of {len(marks):,} {what}: {_some(twins)}")
+
+
+def _some(texts: Iterable[str]) -> str:
+    """List the first few of many."""
+    texts = list(texts)
+    return ", ".join(texts[:SHOWN]) + (", ..." if len(texts) > SHOWN else "")
