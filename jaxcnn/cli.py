@@ -40,8 +40,9 @@ class ArgumentParser(argparse.ArgumentParser):
         fail(f"{message}{hints}; {self.prog} --help lists all flags")
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--dataset` and `--data-dir` to a command that applies weights to images."""
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add WEIGHTS, `--dataset` and `--data-dir` to a command that applies weights to images."""
+    parser.add_argument("weights", metavar="WEIGHTS", help="a run directory, a .safetensors or a PyTorch .pth")
     default = "what the weights were trained on, else cifar10"
     parser.add_argument("--dataset", choices=DATASETS, help=f"cifar10, digits, or folder (default: {default})")
     add_data_dir(parser)

@@ -161,8 +161,8 @@ def resized_forward(
         params = variables["params"]
         if size is not None:
             scaled = augment.resized(scaled, size)
-        if size is not None and size > WHITENING_SIZE:
-            params = params | {"whiten": lax.stop_gradient(params["whiten"])}
+            if size > WHITENING_SIZE:
+                params = params | {"whiten": lax.stop_gradient(params["whiten"])}
         return network.apply(variables | {"params": params}, scaled, method="stem")
 
     kept_place = jax.checkpoint_policies.save_only_these_names("place")

@@ -27,8 +27,7 @@ def parser() -> cli.ArgumentParser:
     """Make the command line."""
     parser = cli.ArgumentParser("Classify every test image, dropout off, and print the exact accuracy.", EXAMPLES)
     add = parser.add_argument
-    add("weights", metavar="WEIGHTS", help="a run directory, a .safetensors, a .pth")
-    cli.add_data_options(parser)
+    cli.add_weights(parser)
     add("--json", type=Path, metavar="FILE", help="write the result as JSON too")
     add("--logits", type=Path, metavar="FILE.npz", help="write logits float32 [n, classes], labels and ids, row by row")
     add("--predictions", type=Path, metavar="FILE.csv", help="write each image's id, truth, prediction and probability")

@@ -26,8 +26,7 @@ def parser() -> cli.ArgumentParser:
     """Make the command line."""
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    add("weights", metavar="WEIGHTS", help="a run directory, a .safetensors or a PyTorch .pth")
-    cli.add_data_options(parser)
+    cli.add_weights(parser)
     add("--image", nargs="+", action="extend", metavar="ID-OR-FILE",
         help="to choose from: ids as train_00007, picture files (default: a test image of each class)")  # fmt: skip
     add("--out", type=Path, default=Path("page.html"), metavar="FILE", help="default page.html")

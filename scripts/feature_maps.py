@@ -34,8 +34,7 @@ def parser() -> cli.ArgumentParser:
     """Make the command line."""
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    add("weights", metavar="WEIGHTS", help="a run directory, a .safetensors or a PyTorch .pth")
-    cli.add_data_options(parser)
+    cli.add_weights(parser)
     add("--image", nargs="+", action="extend", metavar="ID-OR-FILE",
         help="train_00007 (default), test_00042 or a picture file, several at once in one batch")  # fmt: skip
     add("--layers", nargs="+", default=["conv1", "conv2"], metavar="LAYER", help="default: conv1 conv2")

@@ -40,10 +40,9 @@ def parser() -> cli.ArgumentParser:
     """Make the command line."""
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    add("weights", metavar="WEIGHTS", help="a run directory, a .safetensors or a PyTorch .pth")
+    cli.add_weights(parser)
     add("pictures", metavar="PICTURE", nargs="+", help="a file, a folder, a pattern such as 'photos/*.jpg', "
         "an image's id such as test_00042, or - for a list of these on standard input, one a line")  # fmt: skip
-    cli.add_data_options(parser)
     add("--top", type=cli.positive_int, default=3, metavar="N", help="print the N likeliest classes (default 3)")
     add("--json", type=Path, metavar="FILE", help="write the probabilities of all classes as JSON too")
     return parser

@@ -42,8 +42,8 @@ class Layer(NamedTuple):
 
 class _Call(NamedTuple):
     module: nn.Module
-    given: Any  # an array, or how it is traced
-    output: Any
+    given: np.ndarray
+    output: np.ndarray
 
 
 def layers_of(network: Network, variables: Variables) -> tuple[list[Layer], float]:
@@ -57,7 +57,7 @@ def layers_of(network: Network, variables: Variables) -> tuple[list[Layer], floa
     for name, call in calls.items():
         kind, arrays, padding = _described(name, call.module, _of_layer(variables, name))
         arrays = {of: np.asarray(array, np.float32) for of, array in arrays.items()}
-        shape = as_maps(np.asarray(call.output)[0]).shape
+        shape = as_maps(call.output[0]).shape
         layers.append(Layer(name, kind, _inputs(name, call.given, outputs), shape, arrays, padding))
         outputs[name] = call.output
     last = outputs[layers[-1].name]

@@ -68,7 +68,7 @@ function drawMaps(canvas, maps, layout, colours, eachItsOwn) {
 }
 
 /** Draw many values as rows of squares, as one image: 8,192 would take a second. The first of a row is numbered. */
-function drawStrip(pen, maps, {columns, left, cell, width}, scale) {
+function drawStrip(pen, maps, {columns, left, cell}, scale) {
   const count = maps.shape[2], rows = Math.floor(count / columns), rest = count - rows * columns;
   if (rows) paint(pen, maps.data.subarray(0, rows * columns), columns, [left, 0, columns * cell[0], rows * cell[1]], scale);
   if (rest) paint(pen, maps.data.subarray(rows * columns), rest, [left, rows * cell[1], rest * cell[0], cell[1]], scale);

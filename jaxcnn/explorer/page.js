@@ -28,7 +28,6 @@ const state = {
   about: "",
   truth: /** @type {string | null} */ (null),
   outputs: /** @type {Record<string, Maps>} */ ({}),
-  probabilities: /** @type {number[]} */ ([]),
   selected: /** @type {Place | null} */ (null), // explained beside the layers
   looked: /** @type {Place | null} */ (null), // under the pointer
   term: -1, // whose products are listed; -1: the largest
@@ -84,8 +83,8 @@ function showChoice(i) {
 
 /** List the likeliest classes. */
 function classify() {
-  state.probabilities = probabilities(data, state.pixels, state.outputs);
-  const ranked = state.probabilities.map((value, i) => [value, data.classes[i]]).sort((a, b) => b[0] - a[0]);
+  const shares = probabilities(data, state.pixels, state.outputs);
+  const ranked = shares.map((value, i) => [value, data.classes[i]]).sort((a, b) => b[0] - a[0]);
   const items = ranked.slice(0, 10).map(([value, name]) => {
     const item = element("li", "", name === state.truth ? "true" : ""), bar = element("div", "", "bar"), filled = element("div");
     filled.style.width = `${100 * value}%`;
@@ -100,8 +99,6 @@ function classify() {
 function draw() {
   cancelAnimationFrame(draw.frame);
   draw.frame = requestAnimationFrame(() => {
-    const side = Math.min(200, $("picture").clientWidth);
-    paint(sized($("seen"), side, side), state.outputs.input.data, SIDE, [0, 0, side, side], null);
     $("about").textContent = state.about;
     for (const name of names) if (views.get(name).shown) drawLayer(name);
     drawDetail();
@@ -122,14 +119,15 @@ function drawLayer(name) {
 /** Outline what the number under the pointer, or else the one that is explained, depends on. */
 function drawFields() {
   const at = state.looked || state.selected, boxes = at ? fieldOf(data, state.outputs, at.layer, at) : {};
+  const layer = data.layers.find((one) => one.name === at?.layer);
   for (const name of names) {
     const {over, layout, shown} = views.get(name);
-    const only = at?.layer === name ? at.map : null, layer = data.layers.find((one) => one.name === at?.layer);
+    const only = at?.layer === name ? at.map : null;
     const ownMap = layer && !["convolution", "dense"].includes(layer.kind) && layer.inputs.includes(name) ? sameMap(layer, at) : null;
     const box = layout?.strip && only === null && ownMap === null ? null : boxes[name]; // of a strip all, or one
     if (shown) outline(over, layout, state.outputs[name].shape[2], box, only ?? ownMap);
   }
-  drawSeenField(boxes.input);
+  drawSeen(boxes.input);
 }
 
 /** Which map of its input a number of a layer that keeps maps apart is of. */
@@ -137,8 +135,9 @@ function sameMap(layer, at) {
   return layer.kind === "flatten" ? at.map % state.outputs[layer.inputs[0]].shape[2] : at.map;
 }
 
-function drawSeenField(box) {
-  const canvas = $("seen"), side = canvas.clientWidth, zoom = side / SIDE, pen = sized(canvas, side, side);
+/** Draw the picture, and what of it is depended on. @param {Box | undefined} box */
+function drawSeen(box) {
+  const side = Math.min(200, $("picture").clientWidth), zoom = side / SIDE, pen = sized($("seen"), side, side);
   paint(pen, state.outputs.input.data, SIDE, [0, 0, side, side], null);
   if (!box) return;
   pen.strokeStyle = ink("field");
@@ -203,13 +202,17 @@ function chooseMap(name, event) {
   event.preventDefault();
 }
 
+/** The place in the same map at a row and a column, or the nearest that it has. @param {Place} at @returns {Place} */
+function moved(at, row, column) {
+  const [height, width] = state.outputs[at.layer].shape, within = (value, size) => Math.min(size - 1, Math.max(0, value));
+  return {...at, row: within(row, height), column: within(column, width)};
+}
+
 /** Move the pixel that is explained. */
 function movePixel(event) {
   const step = ARROWS[event.key], {selected} = state;
   if (!step || !selected) return;
-  const [height, width] = state.outputs[selected.layer].shape;
-  const [row, column] = [selected.row + step[0], selected.column + step[1]];
-  state.selected = {...selected, row: Math.min(height - 1, Math.max(0, row)), column: Math.min(width - 1, Math.max(0, column))};
+  state.selected = moved(selected, selected.row + step[0], selected.column + step[1]);
   say(state.selected, true);
   drawFields();
   drawDetail();
@@ -252,9 +255,7 @@ function listen() {
   $("large").addEventListener("keydown", movePixel);
   $("large").addEventListener("pointermove", (event) => {
     const {selected} = state, zoom = largeZoom(state.outputs[selected.layer].shape), box = $("large").getBoundingClientRect();
-    const [column, row] = [Math.floor((event.clientX - box.left) / zoom), Math.floor((event.clientY - box.top) / zoom)];
-    const [height, width] = state.outputs[selected.layer].shape;
-    look({...selected, row: Math.min(height - 1, Math.max(0, row)), column: Math.min(width - 1, Math.max(0, column))});
+    look(moved(selected, Math.floor((event.clientY - box.top) / zoom), Math.floor((event.clientX - box.left) / zoom)));
   });
   $("large").addEventListener("pointerleave", () => look(null));
   $("terms").addEventListener("click", (event) => {

@@ -34,7 +34,7 @@ SCRIPTS = (
 
 def make_page(weights: Weights, pictures: Sequence[Picture], class_names: Sequence[str], title: str) -> str:
     """Make the page of a network with pictures to choose from; `</` in texts cannot end its data block."""
-    data = json.dumps(_data(weights, pictures, class_names, title), separators=(",", ":")).replace("</", "<\\/")
+    data = json.dumps(_data(weights, pictures, class_names), separators=(",", ":")).replace("</", "<\\/")
     script = "\n".join(['"use strict";', *((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)])
     style = (HERE / "page.css").read_text(encoding="utf-8")
     policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data: blob:"
@@ -47,10 +47,9 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _data(weights: Weights, pictures: Sequence[Picture], class_names: Sequence[str], title: str) -> dict[str, Any]:
+def _data(weights: Weights, pictures: Sequence[Picture], class_names: Sequence[str]) -> dict[str, Any]:
     layers, factor = layers_of(weights.network, weights.variables)
     return {
-        "title": title,
         "layers": [
             layer._asdict() | {"arrays": {name: _base64(array) for name, array in layer.arrays.items()}}
             for layer in layers

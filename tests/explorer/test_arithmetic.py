@@ -41,7 +41,7 @@ def weights(request):
 
 @pytest.fixture(scope="module")
 def written(weights):
-    return page._data(weights, [Picture("a", IMAGES[0])], weights.class_names, "title")
+    return page._data(weights, [Picture("a", IMAGES[0])], weights.class_names)
 
 
 def test_every_layer_is_jax_s_and_so_are_the_probabilities(weights, written):
