@@ -217,6 +217,8 @@ def test_it_fits_a_telephone_and_the_dark(page):
     point(page, "conv2", 2, 5, 5, click=True)
     assert page.locator("#what").is_visible()
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    wide = page.locator("#layers").bounding_box()["width"]
+    assert wide > 0.5 * page.evaluate("() => innerWidth")  # on a telephone the layers have it all
     ink, ground = page.evaluate(
         "() => [getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
     )
