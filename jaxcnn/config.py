@@ -61,7 +61,9 @@ def _is_a(value: Any, kind: Any) -> bool:
         return isinstance(value, list | tuple) and len(value) > 0 and all(_is_a(one, int) and one > 0 for one in value)
     if kind in (int, float):
         return type(value) in (int, kind) and 0 <= value < (2**32 if kind is int else 1e9)
-    return value in get_args(kind) if get_origin(kind) is Literal else isinstance(value, kind)
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    return isinstance(value, kind)
 
 
 TUTORIAL = Config()

@@ -82,7 +82,8 @@ def feature_maps(
         raise ValueError(f"{found}, this network takes [n, 32, 32, 3]; jaxcnn.pictures.prepared makes them so")
     if isinstance(layers, str):
         raise TypeError(f"layers are {layers!r:.60}, which is one name; give a list: [{layers!r:.60}]")
-    outputs = _selected(network, variables, jnp.asarray(images), tuple(layers))
+    layers = tuple(layers)
+    outputs = _selected(network, variables, jnp.asarray(images), layers)
     # bfloat16 is widened outside of jit: inside, XLA would leave its rounding out.
     wide = [x if x.dtype.itemsize >= 4 else x.astype(jnp.float32) for x in outputs]
     return dict(zip(layers, wide, strict=True))
@@ -92,8 +93,8 @@ def batched(
     network: Network, variables: Variables, images: Any, layers: Sequence[str], batch_size: int = 64
 ) -> Iterator[dict[str, Float[np.ndarray, "b ..."]]]:
     """Compute `feature_maps` of a data set, memory-mapped if need be: one program for all batches, the last smaller."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; give 1 or more")
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r:.40}; give 1 or more")
     batch_size = min(batch_size, max(len(images), 1))
     for start in range(0, len(images), batch_size):
         batch = np.asarray(images[start : start + batch_size])

@@ -140,20 +140,23 @@ def confusion(counts: Int[np.ndarray, "classes classes"], class_names: Sequence[
     """Draw counts of images by true class and predicted class, coloured by their share of the true class."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     right, images = int(np.trace(counts)), int(counts.sum())
-    figure = page(5.4, 5.4, title, f"{right:,} of {images:,} right ({right / max(images, 1):.2%})")
-    axes = place(figure, 0.9, HEAD + 0.1, 4.4, 4.1)
+    names, few = [shortened(name, 16) for name in class_names], len(class_names) <= 20
+    left, below = (0.3 + inches * max(map(len, names)) for inches in (0.065, 0.045))
+    figure = page(left + 4.5, 4.8 + below, title, f"{right:,} of {images:,} right ({right / max(images, 1):.2%})")
+    axes = place(figure, left, HEAD + 0.1, 4.4, 4.1)
     # The square root lets the few mistakes of a good network stand out from white.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto")
-    for (row, column), count in np.ndenumerate(counts):
+    for (row, column), count in np.ndenumerate(counts) if few else ():
         colour = "#aaaaaa" if not count else "white" if shares[row, column] > 0.3 else "black"
         axes.text(column, row, str(count), ha="center", va="center", size=7, color=colour)
-    name_columns(axes, class_names)
-    axes.set_yticks(range(len(class_names)), class_names, size=7, parse_math=False)
+    shown = range(0, len(names), math.ceil(len(names) / 30))
+    name_columns(axes, names, shown)
+    axes.set_yticks(shown, [names[i] for i in shown], size=7, parse_math=False)
     axes.set_xlabel("predicted", size=8)
     axes.set_ylabel("true", size=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    colour_bar(figure, 0.9, HEAD + 4.9, 2.6, image, "share of the true class")
+    colour_bar(figure, left, HEAD + 4.4 + below, 2.6, image, "share of the true class")
     return figure
 
 
@@ -169,9 +172,10 @@ def most_wrong(subjects: Sequence[Subject], title: str) -> Figure:
         axes.imshow(subject.image, interpolation="nearest")
         axes.set_axis_off()
         name, probability = subject.ranked()[0]
-        write(figure, left, top + side + 0.04, f"{name} at {probability:.0%}", size=7, weight="bold")
-        write(figure, left, top + side + 0.17, f"true: {subject.truth}", size=7)
-        write(figure, left, top + side + 0.3, subject.name, size=6, color=QUIET)
+        write(figure, left, top + side + 0.04, f"{shortened(name, 12)} at {probability:.0%}", size=7, weight="bold")
+        write(figure, left, top + side + 0.17, f"true: {shortened(subject.truth or '', 15)}", size=7)
+        file = subject.name if len(subject.name) < 22 else f"…{subject.name[-20:]}"
+        write(figure, left, top + side + 0.3, file, size=6, color=QUIET)
     return figure
 
 
@@ -207,10 +211,16 @@ def write(figure: Figure, left: float, top: float, text: str, **style: Any) -> N
     figure.text((left + MARGIN) / w, 1 - (top + MARGIN) / h, text, va="top", parse_math=False, **style)
 
 
-def name_columns(axes: Axes, names: Sequence[str]) -> None:
-    """Write names below columns, at an angle if they are long."""
+def name_columns(axes: Axes, names: Sequence[str], shown: Sequence[int] = ()) -> None:
+    """Write names below columns, those `shown` or all, at an angle if they are long."""
     slant: Any = {"rotation": 35, "ha": "right"} if max(map(len, names)) > 3 else {}
-    axes.set_xticks(range(len(names)), names, size=7, rotation_mode="anchor", parse_math=False, **slant)
+    at = shown or range(len(names))
+    axes.set_xticks(at, [names[i] for i in at], size=7, rotation_mode="anchor", parse_math=False, **slant)
+
+
+def shortened(text: str, most: int) -> str:
+    """Cut a text to so many characters, the last of them a dot that says so."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def colour_bar(figure: Figure, left: float, top: float, width: float, colours: ScalarMappable, label: str) -> None:

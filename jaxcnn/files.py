@@ -26,6 +26,7 @@ def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> It
     check: reads the temporary file back from the disk before it is renamed, and raises if it is not what it should be.
     Raise UserError if the directory cannot be written or the disk is full. After any error, `path` is unchanged.
     """
+    path = Path(os.path.realpath(path))  # a link stays one
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with os_errors("cannot write ({})", "free space or choose another directory", path):
         try:
@@ -52,6 +53,10 @@ def _sync(path: Path) -> None:
 
 def check_folder(path: Path | None) -> None:
     """Raise UserError if no file can be written at `path`, before minutes of work rather than after them."""
+    if path and path.exists() and not path.is_file():
+        raise UserError("a folder or a device, not a file", path, "name a file")
+    if path and path.name == "-":
+        raise UserError("standard output cannot be written to", path, "name a file")
     if path and not os.access(path.absolute().parent, os.W_OK):
         raise UserError("no such folder, or not a writable one", path.parent, "make it, or name another")
 

@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -93,8 +92,7 @@ class Trainer:
         self.batch_size = min(config.batch_size, -(-len(dataset.train) // mesh.size) * mesh.size)
         self.per_epoch = train.steps_per_epoch(len(dataset.train), self.batch_size)
         self.recipe = recipe_for(config, len(dataset.class_names), self.batch_size, self.per_epoch)
-        marks = [zlib.crc32(np.ascontiguousarray(array).data) for array in (dataset.train.images, dataset.train.labels)]
-        self.mark = "{:08x}{:08x}".format(*marks)  # of what is trained on
+        self.marks = {"data": dataset.train.mark, "test": dataset.test.mark}
         self.seed = sharding.replicate(np.uint32(config.seed), mesh)
         self.train_steps = train.make_train_steps(self.recipe, self.batch_size, self.batches)
 
@@ -105,9 +103,11 @@ class Trainer:
     def compiled(self, state: TrainState, epochs: range) -> TrainState:
         """Compile the program of each size that the images of these epochs, from 0, have; the state stays as it is."""
         step, first = state.step, {self.recipe.size(epoch): epoch for epoch in reversed(epochs)}
-        for epoch in first.values():
-            at_start = sharding.replicate(np.uint32(epoch * self.per_epoch), self.mesh)
-            state = self.steps(state._replace(step=at_start), 0)
+        with progress("compiling", len(first), "programs") as update:
+            for epoch in first.values():
+                at_start = sharding.replicate(np.uint32(epoch * self.per_epoch), self.mesh)
+                state = self.steps(state._replace(step=at_start), 0)
+                update(1)
         return state._replace(step=step)
 
     def images_done(self, number: int, step: int) -> int:
@@ -160,9 +160,11 @@ def _start(
     if sharding.is_first():  # no other process needs to see the run directory
         if checkpoints.saved(run.checkpoints):
             state, metadata = checkpoints.restore_newest(run.checkpoints, state, say)
-            if metadata.get("data", trainer.mark) != trainer.mark:  # a checkpoint of version 0.1 does not say
-                where, todo = trainer.config.data_dir or trainer.dataset.name, "bring those back, or train another run"
-                raise UserError("not the training images that the run began with", where, todo)
+            where, todo = trainer.config.data_dir or trainer.dataset.name, "bring those back, or train another run"
+            for name, mark in trainer.marks.items():
+                if metadata.get(name, mark) != mark:  # checkpoints of earlier versions do not say
+                    of = "training" if name == "data" else name
+                    raise UserError(f"not the {of} images that the run began with", where, todo)
         else:
             checkpoints.save(run.checkpoints, state, metadata)
         lines = [line for line in files.read_json_lines(run.metrics) if line.keys() >= METRICS]
@@ -173,7 +175,7 @@ def _start(
 
 
 def _metadata(trainer: Trainer, seconds: float) -> dict[str, str]:
-    return {"seconds": repr(seconds), "data": trainer.mark}
+    return {"seconds": repr(seconds), **trainer.marks}
 
 
 def _train_epoch(
@@ -224,7 +226,8 @@ def _end_epoch(trainer: Trainer, run: RunDirectory, state: TrainState, seconds: 
         "seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1),
     }  # fmt: skip
     if sharding.is_first():
-        save_weights(run.weights, Weights(network, state.variables, dataset.class_names, dataset.name))
+        known = (dataset.class_names, dataset.name, trainer.marks["data"])
+        save_weights(run.weights, Weights(network, state.variables, *known))
         files.write_json_lines(run.metrics, history.values())
         if number == max(history, key=lambda epoch: history[epoch]["test_accuracy"]):
             checkpoints.mark_best(checkpoints.saved(run.checkpoints)[0])

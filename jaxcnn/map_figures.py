@@ -10,7 +10,21 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from jaxcnn.figures import HEAD, QUIET, TEST, TINT, TRAIN, Subject, colour_bar, grid, name_columns, page, place, write
+from jaxcnn.figures import (
+    HEAD,
+    QUIET,
+    TEST,
+    TINT,
+    TRAIN,
+    Subject,
+    colour_bar,
+    grid,
+    name_columns,
+    page,
+    place,
+    shortened,
+    write,
+)
 
 WIDTH, CELL, GAP, LABEL = 5.52, 0.64, 0.05, 0.15  # at 200 dots an inch, a pixel of a 32 x 32 map is 4 x 4 dots
 SIDEBAR, FOOT, LOW, NARROW = 1.62, 0.42, 2.75, 1.25
@@ -26,7 +40,7 @@ def feature_maps(maps: Maps, layer: str, subject: Subject, scale: Scale = "layer
 
     maps: those of a dense layer, [1, 1, c], are drawn as bars, named by `names`, or as a strip if they are many.
     scale: `layer` draws all maps on one scale, for comparison; `map` draws each on its own and writes its limit.
-    Signed maps are blue, white and red around zero, others begin at 0. A map of one value throughout is marked as dead.
+    Signed maps are blue, white and red around zero, others begin at 0. A map of zeros alone is marked as dead.
     """
     layout = _layout(maps.shape, WIDTH, ratio=2.0)
     scaled = {"layer": ", one scale for all", "map": ", each on its own scale"}[scale] if layout.kind == "grid" else ""
@@ -85,8 +99,7 @@ def _colours(values: np.ndarray, signed: bool = False) -> ScalarMappable:
 
 
 def _dead(maps: Float[np.ndarray, "*pixels c"]) -> Bool[np.ndarray, "c"]:
-    pixels = tuple(range(maps.ndim - 1))
-    return maps.min(axis=pixels) == maps.max(axis=pixels)
+    return np.logical_not(maps.reshape(-1, maps.shape[-1]).any(axis=0))
 
 
 def _summary(maps: Maps) -> str:
@@ -122,15 +135,15 @@ def _page(subject: Subject, width: float, height: float, title: str, note: str) 
     """Return a page for maps, with the image and its five likeliest classes on the left, the true one in bold."""
     figure = page(SIDEBAR + width, max(height + FOOT, LOW), title, note, SIDEBAR)
     side = SIDEBAR - 0.34
-    write(figure, 0, 0.02, subject.name if len(subject.name) < 20 else f"{subject.name[:18]}…", size=8)
-    write(figure, 0, 0.23, f"true class: {subject.truth}" if subject.truth else "", size=7, color=QUIET)
+    write(figure, 0, 0.02, shortened(subject.name, 19), size=8)
+    write(figure, 0, 0.23, f"true class: {shortened(subject.truth, 16)}" if subject.truth else "", size=7, color=QUIET)
     picture = place(figure, 0, HEAD + LABEL, side, side)
     picture.imshow(subject.image, interpolation="nearest")
     bars = place(figure, 0, HEAD + LABEL + side + 0.08, side, 1.1)
     for row, (name, probability) in enumerate(subject.ranked()[:5]):
         bars.barh(row, probability, color=TINT, height=0.85)
         style: dict[str, Any] = {"size": 7, "va": "center", "weight": "bold" if name == subject.truth else "normal"}
-        bars.text(0.02, row, name, parse_math=False, **style)
+        bars.text(0.02, row, shortened(name, 18), parse_math=False, **style)
         bars.text(1, row, f"{probability:.1%}", ha="right", **style)
     bars.set(xlim=(0, 1), ylim=(4.6, -0.6))
     for axes in (picture, bars):
@@ -202,7 +215,7 @@ def _bars(axes: Axes, values: np.ndarray, colours: ScalarMappable, names: Names)
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     if len(names) == len(values):
-        name_columns(axes, names)
+        name_columns(axes, [shortened(name, 16) for name in names])
     else:
         axes.locator_params(axis="x", integer=True)
 

@@ -73,7 +73,9 @@ def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     if upright.mode in ("I", "F"):
         raise ValueError("32 bits a pixel, without a value for white")
     if upright.mode.startswith("I;16"):  # Pillow alone would clip 16 bits at 255
-        upright = Image.fromarray((np.asarray(upright).astype(np.float64) * (255 / 65535)).round().astype(np.uint8))
+        deep = np.asarray(upright).astype(np.float64)
+        opaque = 255 * (deep != upright.info.get("transparency", -1))
+        upright = Image.fromarray(np.stack([(deep * (255 / 65535)).round(), opaque], axis=-1).astype(np.uint8), "LA")
     if upright.has_transparency_data:
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
         steps.append("on white")
@@ -81,8 +83,18 @@ def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
         steps.append(f"its middle {min(upright.size)} x {min(upright.size)}")
     if upright.size != (SIDE, SIDE):
         steps.append(f"resized to {SIDE} x {SIDE}")
-    fitted = ImageOps.fit(upright.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
-    return np.asarray(fitted), ", ".join(steps)
+    return np.asarray(_resized(upright.convert("RGB"))), ", ".join(steps)
+
+
+def _resized(picture: Image.Image) -> Image.Image:
+    """Resize the square in the middle, the shorter axis last: which axis is first, Pillow decides by its version."""
+    side, how = min(picture.size), Image.Resampling.LANCZOS
+    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    if picture.height > picture.width:
+        rows = picture.resize((picture.width, SIDE), how, (0, top, picture.width, top + side))
+        return rows.resize((SIDE, SIDE), how, (left, 0, left + side, SIDE))
+    columns = picture.resize((SIDE, picture.height), how, (left, 0, left + side, picture.height))
+    return columns.resize((SIDE, SIDE), how, (0, top, SIDE, top + side))
 
 
 def is_picture(path: Path) -> bool:
@@ -130,9 +142,13 @@ def prepared(given: Any, largest: Any = 1) -> UInt8[np.ndarray, "n 32 32 3"]:
     of floats from 0 to `largest`, which is 1 or 255; these are rounded to 8 bits. What is not 32 x 32 in colour is made
     so as `read` does. Raise TypeError or ValueError in one line for what is no image, UserError for such a file.
     """
-    if largest not in (1, 255):
+    if not isinstance(largest, int | float) or largest not in (1, 255):
         raise ValueError(f"largest is {largest!r:.40}; say 1 or 255, whichever is white")
     if isinstance(given, list | tuple):
+        if any(getattr(one, "ndim", None) == 2 and one.shape[1] in CHANNELS[1:] for one in given):
+            raise ValueError("a list of the rows of an image; give the image itself, or arrays of images")
+        if any(isinstance(one, int | float) for one in given):
+            raise TypeError("images are nested lists; make an array of uint8 of them: numpy.array(images, numpy.uint8)")
         return np.concatenate([np.empty((0, SIDE, SIDE, 3), np.uint8), *(prepared(one, largest) for one in given)])
     if isinstance(given, str | os.PathLike):
         return read(Path(given))[0][None]
@@ -191,6 +207,9 @@ def _with_four_axes(array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n h
     if array.ndim == 3 and shape[2] not in CHANNELS and shape[0] in CHANNELS[1:]:
         what = f"one image with its channels first, or {shape[0]} grey ones"
         raise ValueError(f"{found}, {what}; say which: image.transpose(1, 2, 0) or images[..., None]")
+    if array.ndim == 3 and shape[2] not in CHANNELS and shape[2] < 8:
+        what = f"an image of {shape[2]} channels, or {shape[0]} grey ones {shape[2]} pixels wide"
+        raise ValueError(f"{found}, {what}; give 1, 3 or 4 channels, or images[..., None]")
     array = array if array.ndim == 4 or (array.ndim == 3 and shape[2] in CHANNELS) else array[..., None]
     array = array if array.ndim == 4 else array[None]
     if 0 in array.shape[1:]:
@@ -204,10 +223,10 @@ def _eight_bits(array: Shaped[np.ndarray, "n h w c"], largest: Any, found: str) 
         return array
     is_float = _is_float(array)
     white, wide = (largest, array.astype(np.float32) if array.itemsize < 4 else array) if is_float else (255, array)
-    if array.size and not (wide.min() >= 0 and wide.max() <= white):  # NaN is neither
+    if array.size and not (wide.min() >= 0 and wide.max() <= white * (1 + 1e-6)):  # NaN is neither; 1e-6 is rounding
         low, high = float(wide.min()), float(wide.max())
         todo = "scale them, or say largest=255 if 255 is white" if is_float and white == 1 else "scale them"
         todo = "undo their normalisation" if low < 0 else todo
         todo = todo if np.isfinite([low, high]).all() else "find where NaN or infinity comes from"
-        raise ValueError(f"{found} from {low:g} to {high:g}, not from 0 to {white}; {todo}")
-    return np.rint(wide * (255 / white)).astype(np.uint8)
+        raise ValueError(f"{found} from {low:.9g} to {high:.9g}, not from 0 to {white}; {todo}")
+    return np.rint(np.minimum(wide * (255 / white), 255)).astype(np.uint8)

@@ -17,6 +17,7 @@ from jaxcnn.data.official import CLASS_NAMES
 from jaxcnn.errors import UserError
 from jaxcnn.layers import widened
 from jaxcnn.networks import Network, Variables
+from jaxcnn.progress import say
 from jaxcnn.train import predict_logits
 
 FORMAT = "jaxcnn-weights/1"
@@ -30,13 +31,15 @@ class Weights:
     """A trained network and what is known about it.
 
     network: what the variables are of.  variables: `{"params": ...}` and whatever else the network has.
-    class_names: in the order of the logits, empty if unknown.  dataset: what it was trained on, None if unknown.
+    class_names: in the order of the logits, empty if unknown.  dataset: what it was trained on, None if unknown;
+    images: the mark of those images.
     """
 
     network: Network
     variables: Variables
     class_names: tuple[str, ...] = ()
     dataset: str | None = None
+    images: str | None = None
 
     def predict(self, images: Any, largest: Any = 1) -> Float32[np.ndarray, "n classes"]:
         """Compute the probabilities of the classes, dropout off, of one image or many, in any form.
@@ -59,7 +62,7 @@ class Weights:
         if not isinstance(other, Weights):
             return NotImplemented
         mine, theirs = networks.named(self.variables), networks.named(other.variables)
-        known = [(weights.network, weights.class_names, weights.dataset) for weights in (self, other)]
+        known = [(w.network, w.class_names, w.dataset, w.images) for w in (self, other)]
         is_same = known[0] == known[1] and mine.keys() == theirs.keys()
         return is_same and all(np.array_equal(array, theirs[name]) for name, array in mine.items())
 
@@ -102,6 +105,7 @@ def metadata_of(weights: Weights, naming: str) -> dict[str, str]:
     """Make what a file says beside its arrays, whose names are `flax` or `torch` ones."""
     network = networks.describe(weights.network)
     known = {"network": network, "class_names": weights.class_names, "dataset": weights.dataset}
+    known |= {"images": weights.images} if weights.images else {}
     return {"format": FORMAT, "naming": naming, **{name: json.dumps(value) for name, value in known.items()}}
 
 
@@ -110,7 +114,9 @@ def make_weights(network: Network, arrays: Mapping[str, np.ndarray], metadata: M
     weights = Weights(network.clone(param_dtype=next(iter(arrays.values())).dtype), networks.nested(arrays))
     try:
         class_names, dataset = json.loads(metadata["class_names"]), json.loads(metadata["dataset"])
-        return replace(weights, class_names=tuple(map(str, class_names)), dataset=dataset and str(dataset))
+        images = json.loads(metadata.get("images", "null"))
+        known: dict[str, Any] = {"dataset": dataset and str(dataset), "images": images and str(images)}
+        return replace(weights, class_names=tuple(map(str, class_names)), **known)
     except (KeyError, ValueError, TypeError, RecursionError):
         return weights
 
@@ -173,13 +179,18 @@ def check_classes(weights: Weights, class_names: tuple[str, ...], where: object)
 
 def check_names(weights: Weights, dataset: str, class_names: tuple[str, ...], where: object) -> None:
     """Raise UserError if the network was trained on another folder of pictures, with other classes."""
-    others = sorted({*weights.class_names} ^ {*class_names})
-    if dataset == weights.dataset == "folder" and weights.class_names and others:
-        what = f"not the classes that the network was trained on: {', '.join(others[:3])} on one side only"
+    others = ", ".join(sorted({*weights.class_names} ^ {*class_names})[:3])
+    if dataset == weights.dataset == "folder" and weights.class_names not in ((), class_names):
+        told = f"{others} on one side only" if others else "in another order"
+        what = f"not the classes that the network was trained on: {told}"
         raise UserError(what, where, "name a folder with the same ones, or train another run")
 
 
 def names_of_classes(weights: Weights, dataset: str) -> tuple[str, ...]:
-    """Give the names of the classes: the weights' own, or else the data set's, or else numbers."""
+    """Give the names of the classes: the weights' own, or else, which is said, CIFAR-10's, or else numbers."""
     known = weights.class_names or (CLASS_NAMES if dataset == "cifar10" else ())
-    return known if len(known) == weights.network.classes else tuple(map(str, range(weights.network.classes)))
+    if len(known) != weights.network.classes:
+        return tuple(map(str, range(weights.network.classes)))
+    if not weights.class_names:
+        say("note: the weights do not say what they were trained on: CIFAR-10 is assumed; --dataset names another")
+    return known

@@ -41,7 +41,8 @@ def compare(
     pair: Pair, weights: NamedArrays, link: str, ours: NamedArrays, others: Sequence[NamedArrays], **place: Any
 ) -> Iterator[Check]:
     """Judge each of JAX's arrays, by name, against PyTorch's in `pair.dtypes`."""
-    place |= {"precision": pair.precision, "link": link, "floor": float32_floor(weights)}
+    ways = 2 if link == "gradients" else 1  # through the layers: a gradient goes there and back
+    place |= {"precision": pair.precision, "link": link, "floor": ways * float32_floor(weights)}
     for name in others[0]:
         yield judge(ours[name], *(other[name] for other in others), tensor=name, **place)
 

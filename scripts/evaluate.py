@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs n
 
 import parity
 from jaxcnn import cli, data, figures, files, platform, train, weights
+from jaxcnn.errors import UserError
+from jaxcnn.progress import say
 from jaxcnn.run_directory import data_source
 
 EXAMPLES = """examples:
@@ -43,7 +45,7 @@ def draw(directory: Path, dataset: data.Dataset, probabilities: np.ndarray, coun
     wrong = np.flatnonzero(predicted != test.labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:count]
     title, true = f"{dataset.name}, {len(test):,} test images", [names[label] for label in test.labels]
-    subjects = [figures.Subject(test.ids[i], test.images[i], probabilities[i], names, true[i]) for i in surest]
+    subjects = [figures.Subject(test.names[i], test.images[i], probabilities[i], names, true[i]) for i in surest]
     confusion = figures.confusion(counts, names, title)
     most_wrong = figures.most_wrong(subjects, f"{title}: most confidently wrong")
     for figure, path in (confusion, directory / "confusion.png"), (most_wrong, directory / "most_wrong.png"):
@@ -52,14 +54,16 @@ def draw(directory: Path, dataset: data.Dataset, probabilities: np.ndarray, coun
 
 
 def write_predictions(path: Path, dataset: data.Dataset, probabilities: np.ndarray) -> None:
-    """Write a row for each test image: its id, its class, the likeliest class and that one's probability."""
+    """Write a row for each test image: id, class, likeliest class, that one's probability, file if any."""
     test, names = dataset.test, dataset.class_names
     best = probabilities.argmax(axis=1)
     truth, predicted = ([names[label] for label in labels] for labels in (test.labels, best))
     with files.written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "truth", "prediction", "probability"])
-        writer.writerows(zip(test.ids, truth, predicted, probabilities.max(axis=1).astype(str), strict=True))
+        columns = {"id": test.ids, "truth": truth, "prediction": predicted}
+        columns |= {"probability": probabilities.max(axis=1).astype(str)} | ({"file": test.files} if test.files else {})
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
 
 
 def main() -> None:
@@ -67,12 +71,16 @@ def main() -> None:
     arguments = parser().parse_args()
     for path in (arguments.json, arguments.logits, arguments.predictions):
         files.check_folder(path)
+    if arguments.predictions and arguments.predictions.suffix != ".csv":
+        raise UserError(f"the suffix is {arguments.predictions.suffix!r}", arguments.predictions, "end it in .csv")
     platform.start(None)
     loaded = parity.load_weights(arguments.weights)
     source = data_source(arguments.weights, loaded.dataset, arguments.dataset, arguments.data_dir)
     dataset = data.load(*source)
     weights.check_names(loaded, dataset.name, dataset.class_names, source[1])
     weights.check_classes(loaded, dataset.class_names, arguments.weights)
+    if loaded.images and dataset.name == loaded.dataset == "folder" and dataset.train.mark != loaded.images:
+        say("warning: these are not the pictures that it was trained on, and some that are tested now may have been")
     test = dataset.test
     logits = train.predict_logits(loaded.network, loaded.variables, jnp.asarray(test.images))
     loss, accuracy = train.metrics(logits, jnp.asarray(test.labels))

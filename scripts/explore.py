@@ -51,8 +51,8 @@ def main() -> None:
     load = cache(partial(data.load, *source))
     read = pictures.read_images(arguments.image or one_of_each(load().test), load)
     print(*(picture.done + "\n" for picture in read if picture.done), sep="", end="")
-    title = f"Inside {Path(arguments.weights).resolve().name}"
-    page = explorer.make_page(loaded, read, weights.names_of_classes(loaded, source[0]), title)
+    name = Path(arguments.weights).resolve().name.encode("utf-8", "replace").decode()
+    page = explorer.make_page(loaded, read, weights.names_of_classes(loaded, source[0]), f"Inside {name}")
     files.write_text(arguments.out, page)
     print(f"{arguments.out}: {len(page.encode()) / 1e6:.1f} MB, open it in a browser")
 

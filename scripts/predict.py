@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,8 @@ def parser() -> cli.ArgumentParser:
 
 def named(words: Sequence[str]) -> list[str]:
     """List each picture that is named, in order and once; UserError if there is none."""
+    if "" in words:
+        raise UserError("an empty name", "PICTURE", "name a file, a folder or an id")
     given = (line for word in words for line in (listed() if word == "-" else [word]))
     if names := list(dict.fromkeys(name for word in given for name in expanded(word))):
         return names
@@ -57,19 +58,22 @@ def named(words: Sequence[str]) -> list[str]:
 
 
 def listed() -> list[str]:
-    """Read the names on standard input, in the bytes that file names have."""
-    return [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line.strip()]
+    """Read the names on standard input, in the bytes that file names have: lines, or what `find -print0` writes."""
+    given = sys.stdin.buffer.read()
+    lines = given.split(b"\0") if b"\0" in given else given.splitlines()
+    return [os.fsdecode(line) for line in lines if line.strip()]
 
 
 def expanded(word: str) -> Sequence[str]:
-    """List the picture files of a folder or of a pattern, sorted; of anything else, itself."""
+    """List the picture files in a folder, at any depth, or of a pattern, sorted; of anything else, itself."""
     path, found = Path(word), list[str]()
     with suppress(OSError):  # what cannot be looked at is not read either, and that says why
         if path.is_dir():
-            found = [str(file) for file in path.iterdir() if pictures.is_picture(file)]
-        elif not path.exists():
-            matches = glob(word, recursive=True)  # noqa: PTH207  # a Path's takes no absolute pattern
-            found = [match for match in matches if Path(match).is_file()]
+            found = [str(file) for file in path.rglob("*") if pictures.is_picture(file)]
+        elif not path.exists() and path.parts:
+            pattern = path.relative_to(path.anchor)  # a Path's glob follows no links to folders, which may be endless
+            matches = [match for match in Path(path.anchor).glob(str(pattern)) if match.is_file()]
+            found = [str(match) for match in matches if pictures.is_picture(match)] or list(map(str, matches))
     return sorted(found, key=natural) or [word]
 
 
@@ -107,12 +111,16 @@ def classified(
 
 def lines(found: Sequence[Subject], top: int) -> Iterator[str]:
     """Write a line for each picture, in columns."""
+
     # A file's name may hold what would break the line, or what cannot be printed.
-    shown = ["".join(c if c.isprintable() else "?" for c in one.name) for one in found]
+    def plain(text: str) -> str:
+        return "".join(c if c.isprintable() else "?" for c in text)
+
+    shown = [plain(one.name) for one in found]
     wide, widest = max(map(len, shown), default=0), max((len(c) for one in found for c in one.class_names), default=0)
     for name, one in zip(shown, found, strict=True):
-        ranked = "  ".join(f"{c:{widest}} {probability:6.1%}" for c, probability in one.ranked()[:top])
-        yield f"{name:{wide}}  {ranked}" + (f"  (true: {one.truth})" if one.truth else "")
+        ranked = "  ".join(f"{plain(c):{widest}} {probability:6.1%}" for c, probability in one.ranked()[:top])
+        yield f"{name:{wide}}  {ranked}" + (f"  (true: {plain(one.truth)})" if one.truth else "")
 
 
 def entry(name: str, found: Found) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -117,10 +118,10 @@ def test_each_map_on_its_own_scale(subject):
 
 
 @pytest.mark.parametrize("scale", ["layer", "map"])
-@pytest.mark.parametrize("value", [0.0, 5.0, -5.0])
-def test_dead_maps_are_marked(subject, scale, value):
-    maps = np.full((8, 8, 4), value, np.float32)
-    maps[0, 0, 2] += 1
+def test_dead_maps_are_marked(subject, scale):
+    """All zeros, not all the same: a bias alone makes a map of one value, and that one is alive."""
+    maps = np.zeros((8, 8, 5), np.float32)
+    maps[0, 0, 2], maps[..., 4] = 1, 5
     figure = map_figures.feature_maps(maps, "act1", subject, scale)
     texts = [text.get_text() for text in figure.axes[2].texts]
     assert [text for text in texts if "dead" in text] == ["0 dead", "1 dead", "3 dead"]
@@ -226,6 +227,19 @@ def test_confusion():
     assert [text.get_text() for text in axes.texts] == ["5", "1", "0", "0", "0", "0", "0", "0", "7"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "a $"]
     assert "12 of 13 right (92.31%)" in words(figure)
+
+
+@pytest.mark.parametrize(("count", "length"), [(4, 40), (100, 12)])
+def test_confusion_of_long_names_and_of_many(count, length):
+    names = [f"{i:03}".ljust(length, "n") for i in range(count)]
+    figure = figures.confusion(np.eye(count, dtype=int), names, "test")
+    axes, bar = figure.axes
+    figure.draw_without_rendering()
+    assert axes.yaxis.label.get_window_extent().x0 >= 0
+    assert axes.xaxis.label.get_window_extent().y0 >= bar.get_window_extent().y1
+    labels = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(one.y0 >= other.y1 for one, other in pairwise(labels))
+    assert len(axes.texts) == (16 if count == 4 else 0)
 
 
 def test_accuracy_by_compute():

@@ -57,6 +57,8 @@ def test_16_bits_with_a_transparent_grey_are_not_cut_off(tmp_path):
     Image.fromarray(grey).save(tmp_path / "a.png", transparency=65535)
     image, _ = read(tmp_path / "a.png")
     assert np.abs(image - np.linspace(0, 255, 32)[None, :, None]).max() <= 1
+    Image.fromarray(grey).save(tmp_path / "a.png", transparency=int(grey[0, 3]))
+    assert (read(tmp_path / "a.png")[0][:, 2:5] == [[[16] * 3, [255] * 3, [33] * 3]]).all()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -207,6 +209,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint
         (PIXELS[:, None, :, :, 0], "channels first"),
         (PIXELS[0].transpose(2, 0, 1), r"channels first, or 3 grey .*transpose\(1, 2, 0\)"),
         (np.zeros((4, 9, 9), np.uint8), "channels first, or 4 grey"),
+        (PIXELS[0, ..., :2], r"uint8\[32, 32, 2\], an image of 2 channels, or 32 grey ones 2 pixels wide; give"),
+        (list(PIXELS[0]), "a list of the rows of an image"),
         (PIXELS[..., :2], "last axis should be 1, 3 or 4"),
         (np.zeros(9, np.uint8), r"uint8\[9\]; give \[h, w\]"),
         (PIXELS[None], "give"),
@@ -231,7 +235,8 @@ def test_values_and_axes_that_are_not_those_of_images(wrong, words):
     ("wrong", "words"),
     [(PIXELS > 9, "bool"), (PIXELS * 1j, "complex128"), (PIXELS.astype(np.uint16), "uint16.*65535"),
      (PIXELS.astype(">u2"), "65535"), (PIXELS.astype(str), "<U3"), (PIXELS.astype(object), "object"), ({}, "a dict"),
-     (None, "NoneType"), (b"a.png", "bytes"), (torch.zeros(9, 9, requires_grad=True), "Tensor that NumPy .*detach")],
+     (PIXELS.tolist(), "nested lists"), (None, "NoneType"), (b"a.png", "bytes"),
+     (torch.zeros(9, 9, requires_grad=True), "Tensor that NumPy .*detach")],
 )  # fmt: skip
 def test_what_is_no_image(wrong, words):
     for given_ in (wrong, [PIXELS, wrong]):
@@ -245,5 +250,11 @@ def test_what_is_white_is_never_guessed():
         pictures.prepared(np.linspace(0, 1000, 64).reshape(8, 8), 255)
     with pytest.raises(ValueError, match="largest is 65535; say 1 or 255"):
         pictures.prepared(PIXELS, 65535)
+    with pytest.raises(ValueError, match="largest is array"):
+        pictures.prepared(PIXELS / 255, np.array([1, 255]))
+    rounded = np.float32(PIXELS / 255) * np.float32(1.0000002)
+    np.testing.assert_array_equal(pictures.prepared(rounded), PIXELS)
+    with pytest.raises(ValueError, match=r"from 0 to 1\.00001, not from 0 to 1"):
+        pictures.prepared(np.array([[0, 1.00001]]))
     with pytest.raises(UserError, match="no such picture file"):
         pictures.prepared([PIXELS, "absent.png"])

@@ -1,5 +1,7 @@
 """Data sets in memory: images, labels and class names."""
 
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +25,7 @@ class Split:
     name: str  # `train` or `test`
     images: UInt8[np.ndarray, "n h w c"]
     labels: UInt[np.ndarray, "n"]  # indices into `Dataset.class_names`
+    files: tuple[str, ...] = ()  # of one's own pictures: where each is, in their folder
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -31,6 +34,16 @@ class Split:
     def ids(self) -> list[str]:
         """The ids of tensorflow-datasets: `train_00000`, `train_00001`, ..., by position in the original files."""
         return [f"{self.name}_{i:05d}" for i in range(len(self))]
+
+    @property
+    def mark(self) -> str:
+        """A checksum of the images and the labels, which tells if they are others."""
+        return "".join(f"{zlib.crc32(np.ascontiguousarray(array).data):08x}" for array in (self.images, self.labels))
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What people know the images by: their files, or else their ids."""
+        return self.files or self.ids
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from jaxcnn.progress import progress, say
 
 TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")  # the first that is there
 FORM = "the pictures of each class belong in DIR/train/CLASS and DIR/test/CLASS, or all in DIR/CLASS"
+EVERY = 5  # picture of a class is one for testing
 SHOWN = 3  # of what a line lists
 
 
@@ -67,8 +69,8 @@ def load_folder(folder: Path) -> Dataset:
 
 
 def natural(name: str) -> tuple[Any, ...]:
-    """Return what sorts names as people do: 2 before 10."""
-    parts = re.split(r"(\d+)", name)
+    """Return what sorts names as people do: 2 before 10, b before C."""
+    parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
@@ -87,6 +89,9 @@ def _splits(folder: Path) -> tuple[Path, Path | None]:
     train, test = (next((known[name] for name in names if name in known), None) for names in (TRAIN, TEST))
     if train and (test or len(known) == 1):
         return train, test
+    if train and (classes := _subfolders(train)):  # else `train` is a class, of pictures of trains
+        what = f"{train.name} has folders, {_some(classes)}, and none of {_some(sorted(known))} is of test pictures"
+        raise UserError(what, folder, f"name that one {TEST[0]}, or put the classes into {folder.name} itself")
     return folder, None
 
 
@@ -99,8 +104,9 @@ def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:
     def refuse(problem: OSError) -> NoReturn:
         raise problem  # os.walk alone would leave a folder out that it may not read
 
-    for where, folders, names in os.walk(folder, onerror=refuse) if folder.is_dir() else ():
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+    seen = {os.path.realpath(folder)}  # a link may lead back
+    for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True) if folder.is_dir() else ():
+        folders[:] = [name for name in folders if not _is_hidden(name) and _is_new(Path(where, name), seen)]
         found += [Path(where, name) for name in names if not _is_hidden(name)]
     found.sort(key=lambda path: natural(path.relative_to(folder).as_posix()))
     chosen = [path for path in found if is_picture(path)]
@@ -108,12 +114,20 @@ def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:
     return chosen, [path for path in found if path in others]
 
 
+def _is_new(folder: Path, seen: set[str]) -> bool:
+    before, real = len(seen), os.path.realpath(folder)
+    seen.add(real)
+    return len(seen) > before
+
+
 def _decoded(folder: Path, test: Path | None, classes: Sequence[str], files: Sequence[File]) -> Dataset:
     """Read the pictures, leave out those that cannot be read, and divide them. Say what the user should know."""
+    if not test and max(Counter(file.label for file in files).values()) < EVERY:
+        raise _too_few(folder)
     images, problems = _read(folder, [file.path for file in files])
     rows = np.array([i for i in range(len(files)) if i not in problems], int)
     labels = np.array([files[i].label for i in rows], np.min_scalar_type(len(classes) - 1))
-    is_test = np.array([files[i].is_test for i in rows], bool) if test else places_in_class(labels) % 5 == 4
+    is_test = np.array([files[i].is_test for i in rows], bool) if test else places_in_class(labels) % EVERY == EVERY - 1
     for label in sorted({*range(len(classes))} - {*labels[~is_test].tolist()}):
         i = next(i for i in problems if files[i].label == label and not files[i].is_test)
         what = f"no picture of the class {classes[label]} can be read ({problems[i].what})"
@@ -121,18 +135,24 @@ def _decoded(folder: Path, test: Path | None, classes: Sequence[str], files: Seq
     if not is_test.any() and test:
         raise UserError("no test picture that can be read", test, "add some, or remove the folder")
     if not is_test.any():
-        what = "no class has five pictures, of which one is kept for testing"
-        raise UserError(what, folder, "add pictures, or divide them into DIR/train/CLASS and DIR/test/CLASS")
+        raise _too_few(folder)
     if problems:
         why = [f"{files[i].path.relative_to(folder)} ({problem.what})" for i, problem in problems.items()]
         say(f"left out: {len(why):,} of {len(files):,} pictures, which cannot be read: {_some(why)}")
     if untested := [classes[label] for label in sorted({*range(len(classes))} - {*labels[is_test].tolist()})]:
         say(f"no test picture of {len(untested):,} of {len(classes):,} classes: {_some(untested)}")
     parts = {name: _interleaved(part, labels) for name, part in (("train", ~is_test), ("test", is_test))}
-    paths = {name: [files[i].path.relative_to(folder) for i in rows[part]] for name, part in parts.items()}
-    splits = {name: Split(name, images[rows[part]], labels[part]) for name, part in parts.items()}
-    _say_duplicates(*(zip(splits[name].images, paths[name], strict=True) for name in parts))
+    splits = {
+        name: Split(name, images[rows[part]], labels[part], tuple(_name(files[i].path, folder) for i in rows[part]))
+        for name, part in parts.items()
+    }
+    _say_duplicates(**splits)
     return Dataset("folder", tuple(name.encode("utf-8", "replace").decode() for name in classes), **splits)
+
+
+def _too_few(folder: Path) -> UserError:
+    what = "no class has five pictures that can be read, of which one is kept for testing"
+    return UserError(what, folder, "add pictures, or divide them into DIR/train/CLASS and DIR/test/CLASS")
 
 
 def _interleaved(chosen: Bool[np.ndarray, "n"], labels: np.ndarray) -> np.ndarray:
@@ -163,13 +183,22 @@ def _read(folder: Path, paths: Sequence[Path]) -> tuple[UInt8[np.ndarray, "n 32 
     return images, dict(sorted(problems.items()))
 
 
-def _say_duplicates(train: Iterable[tuple[np.ndarray, Path]], test: Iterable[tuple[np.ndarray, Path]]) -> None:
-    """Name the test pictures that are training pictures, too."""
-    trained = {hashlib.sha256(image.tobytes()).digest(): path for image, path in train}
-    marks = [(hashlib.sha256(image.tobytes()).digest(), path) for image, path in test]
-    if twins := [f"{path} is {trained[mark]}" for mark, path in marks if mark in trained]:
+def _name(path: Path, folder: Path) -> str:
+    """Say where in the folder a file is, in text that can be written anywhere."""
+    return path.relative_to(folder).as_posix().encode("utf-8", "replace").decode()
+
+
+def _say_duplicates(train: Split, test: Split) -> None:
+    """Name the test pictures that are training pictures, too, and say if they are of another class there."""
+    trained, tested = ([hashlib.sha256(image.tobytes()).digest() for image in split.images] for split in (train, test))
+    rows = {mark: i for i, mark in enumerate(trained)}
+    twins = [(i, rows[mark]) for i, mark in enumerate(tested) if mark in rows]
+    if twins:
         what = "test pictures are training pictures, too, and the test accuracy is too good by them"
-        say(f"warning: {len(twins):,} of {len(marks):,} {what}: {_some(twins)}")
+        others = sum(int(test.labels[i] != train.labels[j]) for i, j in twins)
+        what += f" ({others:,} are of another class there)" if others else ""
+        pairs = _some(f"{test.files[i]} is {train.files[j]}" for i, j in twins)
+        say(f"warning: {len(twins):,} of {len(test):,} {what}: {pairs}")
 
 
 def _some(texts: Iterable[str]) -> str:

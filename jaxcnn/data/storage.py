@@ -15,7 +15,7 @@ from jaxcnn.data.dataset import Dataset, Split
 from jaxcnn.errors import UserError
 from jaxcnn.progress import say
 
-FORMAT = 2  # of the cache: raise it with every change
+FORMAT = 3  # of the cache: raise it with every change
 
 
 def lock(path: Path) -> contextlib.AbstractContextManager[object]:
@@ -79,9 +79,9 @@ def cached(name: str, source: Path | str, build: Callable[[], Dataset], files: I
 
 
 def _mark(source: Path, files: Iterable[Path]) -> str:
-    """Return what changes with a file's name, size or time."""
+    """Return what changes with a file's name, size or times, of which programs set one and the system the other."""
     stats = [(os.path.relpath(file, source), file.stat()) for file in files]
-    text = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    text = repr([(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats])
     return f"{FORMAT} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
@@ -93,6 +93,7 @@ def beside(source: Path) -> Path:
 def save(place: Path, mark: str, data: Dataset) -> None:
     """Write arrays and mark, whole or not at all. A full disk is reported and does no harm."""
     arrays = {f"{s.name}_{kind}": getattr(s, kind) for s in (data.train, data.test) for kind in ("images", "labels")}
+    arrays |= {f"{s.name}_files": np.array(s.files, dtype=str) for s in (data.train, data.test)}
     part = place.with_suffix(".part")
     try:
         with part.open("wb") as file:
@@ -118,7 +119,10 @@ def _read(place: Path, mark: str, name: str, tell: bool = True) -> Dataset | Non
                     say(f"decoded images are older than the data set, which is decoded again: {place}")
                 return None
             class_names = tuple(map(str, stored["class_names"]))
-            train, test = (Split(of, stored[f"{of}_images"], stored[f"{of}_labels"]) for of in ("train", "test"))
+            train, test = (
+                Split(of, stored[f"{of}_images"], stored[f"{of}_labels"], tuple(map(str, stored[f"{of}_files"])))
+                for of in ("train", "test")
+            )
         rows = (5 * official.PER_BATCH, official.PER_BATCH) if name == "cifar10" else (len(train), len(test))
         for split, n in zip((train, test), rows, strict=True):
             if (split.images.shape, split.labels.shape) != ((n, 32, 32, 3), (n,)) or split.images.dtype != np.uint8:

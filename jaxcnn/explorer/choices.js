@@ -1,9 +1,12 @@
 // What the reader shows the network: one of the pictures on offer, or a drawing.
 
+/** The name of a picture, and its class if that is known. */
+const titled = ({name, truth}) => (truth ? `${name}: ${truth}` : name);
+
 /** Make the button of a picture. */
 function choiceOf(picture, choose) {
   const button = element("button"), canvas = document.createElement("canvas");
-  Object.assign(button, {type: "button", title: picture.name, ariaLabel: picture.name});
+  Object.assign(button, {type: "button", title: titled(picture), ariaLabel: titled(picture)});
   paint(sized(canvas, 40, 40), scaled(picture.pixels).data, SIDE, [0, 0, 40, 40], null);
   button.append(canvas);
   button.addEventListener("click", choose);

@@ -29,11 +29,8 @@ function channelOf({data, shape: [height, width, channels]}, channel) {
   return Float32Array.from({length: height * width}, (_, i) => data[i * channels + channel]);
 }
 
-/** A map of one value throughout is dead. @param {ArrayLike<number>} values */
-function isDead(values) {
-  for (let i = 1; i < values.length; i++) if (values[i] !== values[0]) return false;
-  return values.length > 1;
-}
+/** A map that is zero throughout is dead. @param {Float32Array} values */
+const isDead = (values) => values.length > 1 && values.every((value) => value === 0);
 
 /** Paint values, `width` to a row, as squares into a canvas. A picture's are red, green and blue, 0 to 1. */
 function paint(pen, values, width, [x, y, wide, high], scale) {

@@ -23,9 +23,15 @@ function drawLarge(canvas, maps, {map, row, column}, scale) {
   pen.strokeRect(column * zoom + 1, row * zoom + 1, zoom - 2, zoom - 2);
 }
 
+/** Say how many of the terms are shown, and what the others sum to. */
+function whichTerms(terms, shown) {
+  const rest = terms.slice(shown).reduce((sum, one) => sum + one.sum, 0);
+  return terms.length > shown ? `the ${shown} largest of ${terms.length}; the others sum to ${number(rest)}` : "the largest first";
+}
+
 /**
  * Draw each term: x, its weights, and what they sum to. Returns where they are, to be chosen by a click.
- * @param {HTMLCanvasElement} canvas @param {Term[]} terms @returns {(x: number, y: number) => number} the term's index, or -1
+ * @param {HTMLCanvasElement} canvas @param {Term[]} terms @returns {(x: number, y: number) => number} the term's index
  */
 function drawTerms(canvas, terms, chosen, room, colours) {
   const height = Math.ceil(terms[0].x.length / terms[0].width), widest = Math.max(terms[0].width, height);
@@ -58,7 +64,7 @@ function drawTerms(canvas, terms, chosen, room, colours) {
   });
   return (x, y) => {
     const index = Math.floor(y / step[1]) * columns + Math.floor(x / step[0]);
-    return x < columns * step[0] && index >= 0 && index < terms.length ? index : -1;
+    return x < columns * step[0] && index >= 0 && index < terms.length ? index : chosen;
   };
 }
 

@@ -24,8 +24,10 @@ function explained(network, outputs, name, at) {
   if (!layer) return {formula: "x = pixel / 255", lines: [], terms: [], window: null};
   const x = given(layer, outputs), y = valueAt(outputs[name], at), found = EXPLAIN[layer.kind](layer, x, at, network, outputs);
   const lines = [...summed(layer, outputs, at), ...found.lines, `y = ${number(y)}`, ...following(network, outputs, name, at)];
-  return {formula: FORMULAS[layer.kind], lines, terms: found.terms || [], window: found.window || null};
+  return {formula: FORMULAS[layer.kind].replace(layer.arrays.bias ? "" : " + bias", ""), lines, terms: largestFirst(found.terms || []), window: found.window || null};
 }
+
+const largestFirst = (terms) => [...terms].sort((a, b) => Math.abs(b.sum) - Math.abs(a.sum));
 
 const valueAt = ({data, shape: [, width, channels]}, {map, row, column}) => data[(row * width + column) * channels + map];
 
@@ -40,8 +42,10 @@ function summed(layer, outputs, at) {
 
 /** Say what the layers that come next make of this number alone. */
 function following(network, outputs, name, at) {
-  const isLast = name === network.layers[network.layers.length - 1].name && network.factor !== 1;
-  const lines = isLast ? [`logit = y · ${number(network.factor)}`] : [];
+  const isLast = name === network.layers[network.layers.length - 1].name, logits = isLast ? [...outputs[name].data] : [];
+  const share = () => number(100 * softmax(logits.map((value) => value * network.factor))[at.map]);
+  const lines = isLast && network.factor !== 1 ? [`logit = y · ${number(network.factor)}`] : [];
+  if (isLast) lines.push(`exp(logit) / Σ exp(logits) = ${share()} %${network.views.length > 1 ? ", of this view alone" : ""}`);
   for (let next; (next = network.layers.find((layer) => layer.inputs.length === 1 && layer.inputs[0] === name)); name = next.name) {
     if (!["relu", "gelu", "normalise", "same"].includes(next.kind)) break;
     if (next.kind === "same") continue;

@@ -1,6 +1,6 @@
 // A layer's maps as one canvas: numbered in a grid, or a dense layer's values as a strip of squares.
 
-const GAP = 6, LABEL = 13;
+const GAP = 6, LABEL = 13, NAMED = 76;
 
 /** Make a canvas sharp on any screen. @returns {CanvasRenderingContext2D} */
 function sized(canvas, width, height) {
@@ -19,16 +19,16 @@ const ink = (name) => getComputedStyle(document.documentElement).getPropertyValu
  * Where the maps of a layer are in a canvas so wide.
  * @typedef {{strip: boolean, zoom: number, columns: number, left: number, cell: [number, number], step: [number, number],
  *   width: number, height: number}} Layout
- * @param {[number, number, number]} shape @returns {Layout}
+ * @param {[number, number, number]} shape @param {boolean} named whether values have names, not numbers @returns {Layout}
  */
-function layoutOf([high, wide, count], room) {
+function layoutOf([high, wide, count], room, named = false) {
   const strip = high === 1 && wide === 1;
   const side = strip ? (count > 2000 ? 6 : count > 40 ? 12 : 28) : count > 64 ? 44 : 64;
   const zoom = Math.max(1, Math.floor(side / wide)), left = strip && count > 40 ? 34 : 0;
   const cell = [wide * zoom, high * zoom];
-  const step = strip ? [cell[0], cell[1] + (count > 40 ? 0 : LABEL)] : [cell[0] + GAP, cell[1] + LABEL];
+  const step = strip ? [named && !left ? NAMED : cell[0], cell[1] + (count > 40 ? 0 : LABEL)] : [cell[0] + GAP, cell[1] + LABEL];
   const columns = Math.max(1, Math.min(count, Math.floor((room - left + (strip ? 0 : GAP)) / step[0])));
-  return {strip, zoom, columns, left, cell, step, width: left + columns * step[0], height: Math.ceil(count / columns) * step[1] + 1};
+  return {strip, zoom, columns, left, cell, step, width: left + columns * step[0], height: Math.ceil(count / columns) * step[1] + (left ? 11 - Math.min(11, cell[1]) : 0) + 1};
 }
 
 /** The upper left corner of a map. @param {Layout} layout */
@@ -46,18 +46,18 @@ function pixelAt(layout, count, x, y) {
   return inside ? {map, row: i, column: j} : null;
 }
 
-/** Draw the maps of a layer, each with its number, dead ones crossed out. eachItsOwn: scale. */
-function drawMaps(canvas, maps, layout, colours, eachItsOwn) {
+/** Draw the maps of a layer, each with its name or its number, dead ones crossed out. eachItsOwn: scale. */
+function drawMaps(canvas, maps, layout, colours, eachItsOwn, labels) {
   const pen = sized(canvas, layout.width, layout.height), count = maps.shape[2], shared = scaleOf(maps.data, colours);
   pen.font = "10px system-ui, sans-serif";
   pen.textBaseline = "bottom";
   if (layout.left) return drawStrip(pen, maps, layout, shared);
   for (let map = 0; map < count; map++) {
-    const values = channelOf(maps, map), [x, y] = cornerOf(layout, map), dead = isDead(values);
+    const values = channelOf(maps, map), [x, y] = cornerOf(layout, map), dead = !labels && isDead(values);
     const scale = eachItsOwn && !layout.strip ? scaleOf(values, colours, shared.signed) : shared;
     paint(pen, values, maps.shape[1], [x, y, ...layout.cell], scale);
     pen.fillStyle = dead ? ink("marked") : ink("quiet");
-    pen.fillText(dead && layout.cell[0] > 40 ? `${map} dead` : `${map}`, x, y - 1);
+    pen.fillText(dead && layout.cell[0] > 40 ? `${map} dead` : fitted(pen, `${labels?.[map] ?? map}`, layout.step[0] - 2), x, y - 1);
     if (eachItsOwn && !layout.strip && !dead && layout.cell[0] > 40) {
       const limit = number(scale.limit);
       pen.fillText(limit, x + layout.cell[0] - pen.measureText(limit).width, y - 1);
@@ -65,6 +65,13 @@ function drawMaps(canvas, maps, layout, colours, eachItsOwn) {
     if (dead) cross(pen, x, y, layout.cell);
   }
   return shared;
+}
+
+/** Shorten a text to fit. */
+function fitted(pen, text, wide) {
+  let shown = text;
+  for (let end = text.length; end && pen.measureText(shown).width > wide; shown = `${text.slice(0, end)}…`) end--;
+  return shown;
 }
 
 /** Draw many values as rows of squares, as one image: 8,192 would take a second. The first of a row is numbered. */

@@ -1,40 +1,5 @@
 // The page: what is looked at, and how it follows the reader. All else is functions of numbers.
 
-const $ = (id) => document.getElementById(id);
-
-/** Read an array that page.py has written. */
-function decoded(text, Kind) {
-  const raw = atob(text), bytes = new Uint8Array(raw.length);
-  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
-  return new Kind(bytes.buffer);
-}
-
-/** Read the network, the pictures and the colours off the page. */
-function readData() {
-  const data = JSON.parse($("data").textContent);
-  for (const layer of data.layers) {
-    for (const [name, text] of Object.entries(layer.arrays)) layer.arrays[name] = decoded(text, Float32Array);
-  }
-  for (const picture of data.pictures) picture.pixels = decoded(picture.pixels, Uint8Array);
-  data.colours = {sequential: table(data.colours.sequential), diverging: table(data.colours.diverging)};
-  return data;
-}
-
-const data = readData();
-const names = ["input", ...data.layers.map((layer) => layer.name)];
-/** @typedef {{layer: string, map: number, row: number, column: number}} Place of a number */
-const state = {
-  pixels: data.pictures[0].pixels,
-  about: "",
-  truth: /** @type {string | null} */ (null),
-  outputs: /** @type {Record<string, Maps>} */ ({}),
-  selected: /** @type {Place | null} */ (null), // explained beside the layers
-  looked: /** @type {Place | null} */ (null), // under the pointer
-  term: -1, // whose products are listed; -1: the largest
-  eachItsOwn: false,
-};
-const views = new Map(); // of each layer: its elements, and its layout once it is drawn
-
 /** Make the elements of a layer. */
 function makeLayer(name) {
   const layer = data.layers.find((one) => one.name === name), section = element("section", "", "layer");
@@ -43,7 +8,8 @@ function makeLayer(name) {
   heading.append(note);
   section.append(heading);
   $("layers").append(section);
-  views.set(name, {canvas, over, note, layout: null, shown: layer?.kind !== "same"});
+  $("jump").append(element("option", name));
+  views.set(name, {section, canvas, over, note, layout: null, shown: layer?.kind !== "same"});
   if (layer?.kind === "same") {
     note.textContent = `off when a picture is classified: ${layer.inputs[0]} goes through as it is`;
     return;
@@ -68,7 +34,8 @@ function placeAt(name, event) {
 
 /** Show another picture: all numbers follow. truth: its class, if that is known. chosen: which of those on offer it is. */
 function show(pixels, about, truth = null, chosen = -1) {
-  Object.assign(state, {pixels, about, truth, outputs: run(data, pixels)});
+  Object.assign(state, {pixels, about, truth, outputs: run(data, pixels), turn: state.turn + 1});
+  $("status").textContent = "";
   [...$("choices").children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === chosen)));
   clearTimeout(show.later);
   if (data.views.length === 1) classify();
@@ -77,8 +44,8 @@ function show(pixels, about, truth = null, chosen = -1) {
 }
 
 function showChoice(i) {
-  const {pixels, name, truth} = data.pictures[i];
-  show(pixels, truth ? `${name}: ${truth}` : name, truth, i);
+  const {pixels, truth} = data.pictures[i];
+  show(pixels, titled(data.pictures[i]), truth, i);
 }
 
 /** List the likeliest classes. */
@@ -89,7 +56,9 @@ function classify() {
     const item = element("li", "", name === state.truth ? "true" : ""), bar = element("div", "", "bar"), filled = element("div");
     filled.style.width = `${100 * value}%`;
     bar.append(filled);
-    item.append(element("span", name), bar, element("span", `${(100 * value).toFixed(1)} %`));
+    const label = element("span", name);
+    label.title = name;
+    item.append(label, bar, element("span", `${(100 * value).toFixed(1)} %`));
     return item;
   });
   $("classes").replaceChildren(...items);
@@ -108,11 +77,15 @@ function draw() {
 
 function drawLayer(name) {
   const view = views.get(name), maps = state.outputs[name], [height, width, count] = maps.shape;
-  view.layout = layoutOf(maps.shape, $("layers").clientWidth);
-  view.scale = drawMaps(view.canvas, maps, view.layout, data.colours, state.eachItsOwn);
+  const labels = labelsOf(name);
+  view.layout = layoutOf(maps.shape, $("layers").clientWidth, Boolean(labels));
+  view.scale = drawMaps(view.canvas, maps, view.layout, data.colours, state.eachItsOwn, labels);
   const size = height * width > 1 ? `${count} maps of ${height} × ${width}` : `${count.toLocaleString("en")} values`;
-  const range = `${view.scale.signed ? "±" : "0 to "}${number(view.scale.limit)}`;
-  view.note.textContent = `${size}, ${range}`;
+  const low = view.scale.signed ? -view.scale.limit : 0, high = view.scale.limit, bar = element("span", "", "scale");
+  const shades = Array.from({length: 9}, (_, i) => `rgb(${view.scale.of(low + ((high - low) * i) / 8)})`);
+  bar.style.background = `linear-gradient(90deg, ${shades})`;
+  const range = `${number(low)} to ${number(high)}`;
+  view.note.replaceChildren(`${size}, ${number(low)}`, bar, number(high));
   view.canvas.ariaLabel = `${name}: ${size}, ${range}. Arrow keys choose one, Enter explains it.`;
 }
 
@@ -128,11 +101,6 @@ function drawFields() {
     if (shown) outline(over, layout, state.outputs[name].shape[2], box, only ?? ownMap);
   }
   drawSeen(boxes.input);
-}
-
-/** Which map of its input a number of a layer that keeps maps apart is of. */
-function sameMap(layer, at) {
-  return layer.kind === "flatten" ? at.map % state.outputs[layer.inputs[0]].shape[2] : at.map;
 }
 
 /** Draw the picture, and what of it is depended on. @param {Box | undefined} box */
@@ -151,12 +119,6 @@ function say(at, aloud) {
   $("status").textContent = at ? `${titleOf(at)}: ${number(valueAt(state.outputs[at.layer], at))}` : "";
 }
 
-function titleOf({layer, map, row, column}) {
-  const [height, width, count] = state.outputs[layer].shape, isLast = layer === names[names.length - 1];
-  if (height * width === 1) return `${layer}, ${isLast && count === data.classes.length ? data.classes[map] : `unit ${map}`}`;
-  return `${layer}, map ${map} at row ${row}, column ${column}`;
-}
-
 /** Follow the pointer. Over the map that is explained, the explanation follows too. @param {Place | null} at */
 function look(at) {
   const {selected} = state, same = at && selected && at.layer === selected.layer && at.map === selected.map;
@@ -169,43 +131,48 @@ function look(at) {
 /** Explain a number. @param {Place | null} at */
 function select(at) {
   if (!at) return;
-  Object.assign(state, {selected: at, term: -1});
+  Object.assign(state, {selected: at, term: 0});
   [$("hint").hidden, $("explanation").hidden] = [true, false];
   draw();
 }
 
 function close() {
   const from = state.selected && views.get(state.selected.layer).canvas;
-  Object.assign(state, {selected: null, looked: null});
+  Object.assign(state, {selected: null, looked: state.selected});
   [$("hint").hidden, $("explanation").hidden] = [false, true];
   from?.focus({preventScroll: true});
   draw();
 }
 
+const MOST_TERMS = 24;
 const ARROWS = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]};
 
 /** Choose a map by arrow keys, and explain its middle by Enter. */
 function chooseMap(name, event) {
   const {layout} = views.get(name), [height, width, count] = state.outputs[name].shape;
   const middle = {layer: name, map: 0, row: height >> 1, column: width >> 1};
-  const at = state.looked?.layer === name ? state.looked : middle, step = ARROWS[event.key];
+  const known = [state.looked, state.selected].find((place) => place?.layer === name), at = known || middle;
+  const step = ARROWS[event.key];
   if (event.key === "Enter" || event.key === " ") {
-    select(at);
     state.looked = null;
-    $("large").focus();
+    select(at);
+    drawDetail(); // now, since what is hidden takes no focus
+    if (!$("large").hidden) $("large").focus();
   } else if (step) {
     const map = at.map + step[0] * layout.columns + step[1];
-    const to = {...at, map: Math.min(count - 1, Math.max(0, state.looked?.layer === name ? map : at.map))};
+    const to = {...at, map: Math.min(count - 1, Math.max(0, known ? map : at.map))};
     look(to);
     say(to, true);
+    bringToView(name, to.map);
   } else return;
   event.preventDefault();
 }
 
-/** The place in the same map at a row and a column, or the nearest that it has. @param {Place} at @returns {Place} */
-function moved(at, row, column) {
-  const [height, width] = state.outputs[at.layer].shape, within = (value, size) => Math.min(size - 1, Math.max(0, value));
-  return {...at, row: within(row, height), column: within(column, width)};
+/** Scroll until a map is seen, below the header. */
+function bringToView(name, map) {
+  const {canvas, layout} = views.get(name), top = canvas.getBoundingClientRect().top + cornerOf(layout, map)[1];
+  const over = Math.min(0, top - 80), under = Math.max(0, top + layout.cell[1] + 20 - innerHeight);
+  scrollBy(0, over + under);
 }
 
 /** Move the pixel that is explained. */
@@ -235,17 +202,29 @@ function drawDetail() {
   if (pooled) drawWindow($("window"), pooled, scale);
   $("terms").hidden = !terms.length;
   $("products").replaceChildren();
+  $("which").textContent = "";
   if (!terms.length) return;
-  const sums = terms.map((one) => Math.abs(one.sum)), chosen = state.term < 0 ? sums.indexOf(Math.max(...sums)) : state.term;
-  drawDetail.termAt = drawTerms($("terms"), terms, chosen, room, data.colours);
-  $("products").append(productTable(terms[chosen]));
+  const shown = terms.slice(0, MOST_TERMS), one = terms[state.term];
+  drawDetail.count = shown.length;
+  drawDetail.termAt = drawTerms($("terms"), shown, state.term, room, data.colours);
+  $("which").textContent = `What each map of the input adds, ${whichTerms(terms, shown.length)}:`;
+  $("terms").ariaLabel = `${one.label} adds ${number(one.sum)}. Arrow keys choose another.`;
+  $("products").append(productTable(one));
+}
+
+/** Choose the term whose products are listed, of those that are shown. */
+function chooseTerm(index) {
+  state.term = Math.min(drawDetail.count - 1, Math.max(0, index));
+  drawDetail();
 }
 
 /** Show a file, if it is a picture. @param {File | undefined} file */
 async function open(file) {
   if (!file) return;
+  const turn = (state.turn += 1); // another may be chosen while this one is read
   try {
-    show(await pictureOf(file), file.name);
+    const pixels = await pictureOf(file);
+    if (turn === state.turn) show(pixels, file.name);
   } catch {
     $("status").textContent = `${file.name || "this"} is not a picture that the browser can read`;
   }
@@ -260,9 +239,15 @@ function listen() {
   $("large").addEventListener("pointerleave", () => look(null));
   $("terms").addEventListener("click", (event) => {
     const box = $("terms").getBoundingClientRect();
-    state.term = drawDetail.termAt(event.clientX - box.left, event.clientY - box.top);
-    drawDetail();
+    chooseTerm(drawDetail.termAt(event.clientX - box.left, event.clientY - box.top));
   });
+  $("terms").addEventListener("keydown", (event) => {
+    const step = ARROWS[event.key];
+    if (!step) return;
+    chooseTerm(state.term + step[0] + step[1]);
+    event.preventDefault();
+  });
+  $("jump").addEventListener("change", () => views.get($("jump").value).section.scrollIntoView());
   $("close").addEventListener("click", close);
   document.addEventListener("keydown", (event) => event.key === "Escape" && state.selected && close());
   for (const radio of document.getElementsByName("scale")) {
@@ -271,7 +256,10 @@ function listen() {
       draw();
     });
   }
-  $("open").addEventListener("change", () => open($("open").files[0]));
+  $("open").addEventListener("change", () => {
+    open($("open").files[0]);
+    $("open").value = ""; // so that the same file can be opened again
+  });
   document.addEventListener("paste", (event) => open(event.clipboardData.files[0]));
   document.addEventListener("dragover", (event) => {
     event.preventDefault();

@@ -28,13 +28,14 @@ SCRIPTS = (
     "explained.js",
     "detail.js",
     "choices.js",
+    "state.js",
     "page.js",
 )
 
 
 def make_page(weights: Weights, pictures: Sequence[Picture], class_names: Sequence[str], title: str) -> str:
-    """Make the page of a network with pictures to choose from; `</` in texts cannot end its data block."""
-    data = json.dumps(_data(weights, pictures, class_names), separators=(",", ":")).replace("</", "<\\/")
+    """Make the page of a network with pictures to choose from; no `<` in a text can end its data block."""
+    data = json.dumps(_data(weights, pictures, class_names), separators=(",", ":")).replace("<", "\\u003c")
     script = "\n".join(['"use strict";', *((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)])
     style = (HERE / "page.css").read_text(encoding="utf-8")
     policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data: blob:"

@@ -71,7 +71,7 @@ function squared({data, width, height}) {
 
 /** Read a picture file; what is transparent becomes white. @param {Blob} file @returns {Promise<Uint8Array>} */
 async function pictureOf(file) {
-  const bitmap = await createImageBitmap(file);
+  const bitmap = await createImageBitmap(file, {colorSpaceConversion: "none"}); // nor does pictures.py
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height), pen = canvas.getContext("2d");
   pen.fillStyle = "white";
   pen.fillRect(0, 0, bitmap.width, bitmap.height);

@@ -1,6 +1,7 @@
 """A folder of one's own pictures: found, read, divided, kept; and each thing that can be wrong with one."""
 
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -121,7 +122,21 @@ def test_train_alone_is_divided_and_beside_other_classes_is_one(root, fill):
     fill("train/a", "train/b", count=6)
     rows(data.load("folder", root).test, root, ["train/a/4.png", "train/b/4.png"])
     fill("bus")
+    with pytest.raises(UserError, match="train has folders, a, b, and none of bus, train is of test pictures"):
+        data.load("folder", root)
+    shutil.rmtree(root / "train")
+    fill("train", count=6)
     assert data.load("folder", root).class_names == ("bus", "train")
+
+
+def test_links_to_folders_are_followed_once(root, fill):
+    fill("a", "b", count=5)
+    fill("../elsewhere", count=2)
+    (root / "a/link").symlink_to(root.parent / "elsewhere")
+    (root / "a/back").symlink_to(root / "a")
+    (root / "a/link/back").symlink_to(root / "a/link")
+    found = data.load("folder", root)
+    assert len(found.train) + len(found.test) == 5 + 5 + 2
 
 
 @given(st.lists(st.integers(0, 300), max_size=60))
@@ -191,7 +206,8 @@ def test_test_pictures_that_are_training_pictures_are_named(root, fill, capsys):
     pixels.save(root / "test/a/0.bmp")
     assert len(data.load("folder", root).test) == 5
     assert capsys.readouterr().err == (
-        "warning: 2 of 5 test pictures are training pictures, too, and the test accuracy is too good by them: "
+        "warning: 2 of 5 test pictures are training pictures, too, and the test accuracy is too good by them "
+        "(2 are of another class there): "
         "test/a/0.bmp is train/b/1.png, test/b/1.png is train/a/0.png\n"
     )
 
@@ -250,10 +266,10 @@ ERRORS = {
     "one in train": (["train/cat/0.png", "test/cat/0.png"], "one class only, cat: {}/train; "),
     "no pictures": (["cat/0.png", "dog/0.txt"], "no pictures of this class: {}/dog; add some, or remove the folder"),
     "all broken": (
-        ["cat/0.png", "dog/broken.png"],
-        "no picture of the class dog can be read (not a picture): {}/dog/broken.png; replace them, or remove the class",
+        ["train/cat/0.png", "train/dog/broken.png", "test/cat/0.png"],
+        "no picture of the class dog can be read (not a picture): {}/train/dog/broken.png; replace them",
     ),
-    "two in all": (["cat/0.png", "dog/0.png"], "no class has five pictures, of which one is kept for testing: {}; add"),
+    "two in all": (["cat/0.png", "dog/0.png"], "no class has five pictures that can be read, of which one is kept"),
     "no test": (["train/a/0.png", "train/b/0.png", "test/a/broken.png"], "no test picture that can be read: {}/test;"),
     "empty test": (["train/a/0.png", "train/b/0.png", "test/."], "no test picture that can be read: {}/test; add some"),
     "other test": (

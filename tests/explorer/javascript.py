@@ -10,10 +10,8 @@ import playwright
 from jaxcnn.explorer import page
 
 NODE = Path(playwright.__file__).parent / "driver" / "node"
-# Of the page all but what draws.
-SOURCES = [
-    (page.HERE / name).read_text() for name in page.SCRIPTS if name not in ("detail.js", "choices.js", "page.js")
-]
+DRAWING = ("detail.js", "choices.js", "state.js", "page.js")
+SOURCES = [(page.HERE / name).read_text() for name in page.SCRIPTS if name not in DRAWING]
 READ = """
 const input = JSON.parse(require("fs").readFileSync(0, "utf8"));
 const decoded = (text, Kind) => new Kind(new Uint8Array(Buffer.from(text, "base64")).buffer);

@@ -108,7 +108,9 @@ def test_a_receptive_field_holds_all_that_a_number_depends_on(written):
     assert boxes[found[-1][0]] == [0, 31, 0, 31]
 
 
-@pytest.mark.parametrize(("width", "height"), [(32, 32), (200, 131), (131, 200), (17, 40), (5, 5), (33, 64)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(32, 32), (200, 131), (131, 200), (17, 40), (5, 5), (33, 64), (3, 4), (5, 7)]
+)
 def test_a_picture_is_cropped_and_resized_as_pillow_does(tmp_path, width, height):
     rng = np.random.default_rng(width)
     picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -47,7 +47,10 @@ def written(path, network, read, title, dataset=None):
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """Three digits, whose names HTML and JSON have to escape."""
-    read = [Picture(f"</script>{i}", image, str(i)) for i, image in enumerate(digits.load_digits().test.images[:3])]
+    read = [
+        Picture(f"<!--<script></script>{i}", image, str(i))
+        for i, image in enumerate(digits.load_digits().test.images[:3])
+    ]
     return written(tmp_path_factory.mktemp("page") / "page.html", CNN(6, 50), read, "Inside <b>", "digits")
 
 
@@ -106,7 +109,8 @@ def test_it_shows_all_layers_and_the_classes(page):
     assert len(shares) == 10
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(100, abs=0.6)
-    assert text(page, "#about") == "</script>0: 0"
+    assert text(page, "#about") == "<!--<script></script>0: 0"
+    assert page.locator("#choices button").first.get_attribute("title") == "<!--<script></script>0: 0"
 
 
 def test_a_click_explains_a_number_and_the_pointer_moves_its_receptive_field(page):
@@ -145,6 +149,32 @@ def test_all_of_it_by_keyboard(page):
     assert text(page, "#what") == "conv1, map 1 at row 15, column 15"
     page.keyboard.press("Escape")
     assert page.evaluate("() => document.activeElement === views.get('conv1').canvas")
+    page.keyboard.press("ArrowRight")
+    assert text(page, "#status").startswith("conv1, map 2 ")  # not from the first again
+    focused = "() => document.activeElement.id || document.activeElement.ariaLabel.split(':')[0]"
+    for layer, *expected in [("fc3", "fc3, unit 1", "fc3"), ("conv2", "conv2, map 1 at row 16, column 16", "large")]:
+        page.evaluate("(name) => views.get(name).canvas.focus()", layer)
+        for key in ("ArrowRight", "ArrowRight", "Enter"):
+            page.keyboard.press(key)
+        assert [text(page, "#what"), page.evaluate(focused)] == expected
+    listed = text(page, "#products caption")
+    page.locator("#terms").focus()
+    page.keyboard.press("ArrowRight")
+    assert text(page, "#products caption") != listed
+
+
+def test_a_chosen_map_and_what_is_said_of_it_are_in_view(page):
+    page.evaluate("() => views.get('fc3').canvas.focus()")
+    page.keyboard.press("ArrowRight")
+    page.select_option("#jump", "conv1")
+    settle(page)
+    assert 0 < page.locator("h3", has_text="conv1").bounding_box()["y"] < 300
+    page.evaluate("() => views.get('act2').canvas.focus({preventScroll: true})")
+    page.keyboard.press("ArrowRight")
+    top = page.evaluate("() => views.get('act2').canvas.getBoundingClientRect().top")
+    assert 40 < top < 800
+    box = page.locator("#status").bounding_box()
+    assert 0 <= box["y"] < 60
 
 
 def png(width, height):
@@ -178,7 +208,24 @@ def test_a_picture_that_is_given_is_seen(page, way):
 
 def test_what_is_no_picture_is_said(page):
     page.set_input_files("#open", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no"})
-    page.wait_for_function("() => document.getElementById('status').textContent.includes('a.txt is not a picture')")
+    said = "() => document.getElementById('status').textContent"
+    page.wait_for_function(f"{said}.includes('a.txt is not a picture')")
+    picture = {"name": "cat.png", "mimeType": "image/png", "buffer": png(40, 40)[0]}
+    for _ in range(2):  # the same file twice, another between
+        page.set_input_files("#open", picture)
+        page.wait_for_function("() => document.getElementById('about').textContent === 'cat.png'")
+        assert not page.evaluate(said)
+        assert not page.evaluate("() => document.getElementById('open').value")
+        page.locator("#choices button").first.click()
+
+
+def test_the_picture_that_was_asked_for_last_is_shown(page):
+    """However long an earlier one takes."""
+    slow = {"name": "slow.png", "mimeType": "image/png", "buffer": png(3000, 3000)[0]}
+    page.set_input_files("#open", slow)
+    page.locator("#choices button").nth(1).click()
+    page.wait_for_timeout(1500)
+    assert text(page, "#about") == "<!--<script></script>1: 1"
 
 
 def test_a_drawing_is_classified_at_once(page):
@@ -218,7 +265,7 @@ def test_it_fits_a_telephone_and_the_dark(page):
     assert page.locator("#what").is_visible()
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     wide = page.locator("#layers").bounding_box()["width"]
-    assert wide > 0.5 * page.evaluate("() => innerWidth")  # on a telephone the layers have it all
+    assert wide > min(600, 0.9 * page.evaluate("() => innerWidth"))  # on a telephone the layers have it all
     ink, ground = page.evaluate(
         "() => [getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
     )

@@ -43,6 +43,14 @@ def test_train_resume_and_evaluate(script, mine, tmp_path):
 
     found = script("evaluate", "runs/folder")  # whose configuration says where the pictures are
     assert found.stdout.startswith(f"folder {accuracy} ("), found.stderr
+    assert "warning" not in found.stderr
+    shutil.copy(mine / "red/4.png", mine / "blue/4.png")  # a test picture
+    refused = script("train", "--dataset", "folder", "--resume", "--epochs", 3)
+    assert "error: not the test images that the run began with: " in refused.stderr
+    (mine / "blue/0.png").unlink()  # another one moves up to be tested, which was trained on
+    moved = script("evaluate", "runs/folder", "--predictions", "all.csv")
+    assert "warning: these are not the pictures that it was trained on" in moved.stderr
+    assert "blue/5.png" in (tmp_path / "all.csv").read_text()
     shutil.rmtree(mine / "red")
     refused = script("train", "--dataset", "folder", "--resume", "--epochs", 3)
     assert refused.returncode == 2

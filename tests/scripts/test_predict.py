@@ -92,6 +92,20 @@ def test_names_come_from_standard_input_in_the_bytes_that_files_have(folder, mon
     assert predict.named(["x.png", "-", "x.png"]) == names
     with pytest.raises(UserError, match="no pictures: standard input"):
         predict.named(["-"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a b.png\0c\nd.png\0")))
+    assert predict.named(["-"]) == ["a b.png", "c\nd.png"]
+    with pytest.raises(UserError, match="an empty name"):
+        predict.named([""])
+
+
+def test_a_folder_is_searched_and_links_that_lead_back_are_not_followed(folder):
+    for name in ("one", "two"):
+        (folder / "photos" / name).symlink_to(folder)
+    every = sorted(f"photos/{i}.PNG" for i in range(7))
+    for word in ("**/*.PNG", "photos", ".", str(folder / "**/*")):
+        found = [os.path.relpath(name, folder) for name in predict.expanded(word)]
+        assert [name for name in found if name.endswith(".PNG")] == every, word
+    assert not any(name.endswith(".txt") for name in predict.expanded("photos/*"))
 
 
 def test_a_name_that_no_file_can_have_is_said(folder):
