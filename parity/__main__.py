@@ -172,7 +172,10 @@ def own_network(arguments: argparse.Namespace) -> int:
     checks, faults = found["checks"], found["faults"]
     failures = list(report.failures(checks, faults))
     print(f"{found['device']}; PyTorch {version('torch')} on the CPU, TF32 off on both sides")
-    print(f"float32 bound: the larger of {FACTOR:g} times PyTorch's own error and {float32_floor(state_dict):.1e}\n")
+    print(
+        f"float32 bound: the larger of {FACTOR:g} times PyTorch's own error and {float32_floor(state_dict):.1e},"
+        " twice that for gradients\n"
+    )
     print("\n".join(report.table(checks, faults)))
     if arguments.json:
         versions = {name: version(name) for name in ("jax", "flax", "optax", "torch", "numpy")}
