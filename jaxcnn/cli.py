@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from jaxcnn.config import DATASETS
 from jaxcnn.errors import UserError
+from jaxcnn.paths import at_home
 
 
 def complain(message: str) -> None:
@@ -42,10 +43,19 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Add WEIGHTS, `--dataset` and `--data-dir` to a command that applies weights to images."""
-    parser.add_argument("weights", metavar="WEIGHTS", help="a run directory, a .safetensors or a PyTorch .pth")
+    forms = "a run directory, a .safetensors or any PyTorch file"
+    parser.add_argument("weights", metavar="WEIGHTS", type=at_home, help=forms)
+    add_entry(parser)
     default = "what the weights were trained on, else cifar10"
     parser.add_argument("--dataset", choices=DATASETS, help=f"cifar10, digits, or folder (default: {default})")
     add_data_dir(parser)
+
+
+def add_entry(parser: argparse.ArgumentParser) -> None:
+    """Add `--entry` to a command that takes weights."""
+    parser.add_argument(
+        "--entry", metavar="NAME", help="which network of WEIGHTS, if several are in it: ema, model.net"
+    )
 
 
 def add_data_dir(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import ArrayLike
 
+from jaxcnn import kinds
 from jaxcnn.errors import UserError, os_errors
 
 NamedArrays = dict[str, np.ndarray]
@@ -74,8 +76,9 @@ def flat_names(tree: Any) -> dict[str, Any]:
 
 
 def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
-    """Return the SHA-256 of the arrays' names, types, shapes and contents, and of the metadata."""
-    sha = hashlib.sha256(json.dumps(metadata or {}, sort_keys=True).encode())
+    """Return the SHA-256 of the arrays' names, types, shapes and contents, and of the metadata but for a SHA-256."""
+    others = {name: text for name, text in (metadata or {}).items() if name != "sha256"}
+    sha = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         sha.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
@@ -102,15 +105,26 @@ def read_arrays(path: Path) -> tuple[NamedArrays, dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
+            for name, kind in ((name, file.get_slice(name).get_dtype()) for name in file.keys()):  # noqa: SIM118
+                if re.match(r"F[468](_|$)", kind):
+                    raise UserError(f"{name}: numbers of type {kind}", path, "save them as float16 or float32")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, safetensors.SafetensorError, ValueError, TypeError, AttributeError) as problem:
-        todo = "name another file, or write this one again"
-        raise UserError(f"not a readable safetensors file ({problem})", path, todo) from None
-    expected = metadata.pop("sha256", None)
-    ours = metadata.get("format", "").startswith("jaxcnn-")  # without a checksum, such a file is damaged
-    if (ours or expected) and expected != digest(arrays, metadata):
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError, AttributeError, KeyError) as problem:
+        raise _unreadable(path) from problem
+    ours = metadata.get("format", "").startswith("jaxcnn-")  # another program's may be of anything
+    if ours and metadata.pop("sha256", None) != digest(arrays, metadata):
         raise UserError("damaged: its contents do not match its checksum", path, "use another copy")
     return arrays, metadata
+
+
+def _unreadable(path: Path) -> UserError:
+    """Make the error for what is not a readable safetensors file: what it is, or where it ends too early."""
+    with os_errors("cannot be read ({})", "name another file", path):
+        with path.open("rb") as file:
+            header, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+        what = "its header is cut or damaged" if header + 8 > size else "it is cut, or its header is damaged"
+        fallback = UserError(f"not a readable safetensors file: {what}", path, "use another copy, or write it again")
+        return fallback if kinds.kind_of(path) == kinds.ARRAYS else kinds.unlike(path, "a safetensors file", fallback)
 
 
 def write_json_lines(path: Path, lines: Iterable[Mapping[str, float]]) -> None:

@@ -16,8 +16,10 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.errors import UserError
+from jaxcnn.paths import at_home
 
 SIDE = 32
+LARGEST = 200_000_000  # pixels of a picture: the largest cameras make; Pillow alone stops at 89 million
 ID = re.compile(r"(train|test)_\d{5,}", re.ASCII)
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
 
@@ -35,7 +37,7 @@ def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     """Return a picture as uint8 [32, 32, 3], and a description of what was done to it.
 
     Its first frame is turned as its EXIF says, transparency becomes white, 16 bits become 8, and the square in its
-    middle is resized. Raise UserError if there is no such picture, or one with more pixels than Pillow considers safe.
+    middle is resized. Raise UserError if there is no such picture, or one with absurdly many pixels.
     """
     with bombs_refused():
         return decoded(path)
@@ -46,7 +48,11 @@ def bombs_refused() -> Iterator[None]:
     """Make Pillow refuse absurdly large pictures, and warn of nothing, in all threads."""
     with warnings.catch_warnings(action="ignore"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, LARGEST
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def decoded(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
@@ -57,8 +63,7 @@ def decoded(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
         with Image.open(path) as picture:
             return _square(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        limit = f"more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
-        raise UserError(limit, path, "shrink the picture first") from None
+        raise UserError(f"more than {LARGEST / 1e6:.0f} million pixels", path, "shrink the picture first") from None
     except Exception as problem:  # damaged bytes can make a decoder raise anything
         unknown = isinstance(problem, UnidentifiedImageError)
         what = "not a picture" if unknown else f"not a readable picture ({problem})"
@@ -108,7 +113,7 @@ def read_image(text: str, dataset: Callable[[], Dataset]) -> Picture:
     if ID.fullmatch(text):
         image, label = dataset().find(text)
         return Picture(text, image, dataset().class_names[label])
-    path = Path(text)
+    path = at_home(text)
     if not path.exists():
         near = _nearest(path)
         raise UserError("neither an id nor a file", text, f"did you mean {near}?" if near else "ids: train_00007, ...")
@@ -151,7 +156,7 @@ def prepared(given: Any, largest: Any = 1) -> UInt8[np.ndarray, "n 32 32 3"]:
             raise TypeError("images are nested lists; make an array of uint8 of them: numpy.array(images, numpy.uint8)")
         return np.concatenate([np.empty((0, SIDE, SIDE, 3), np.uint8), *(prepared(one, largest) for one in given)])
     if isinstance(given, str | os.PathLike):
-        return read(Path(given))[0][None]
+        return read(at_home(given))[0][None]
     if isinstance(given, Image.Image):
         return _of_pillow(given)[None]
     array = _array(given)

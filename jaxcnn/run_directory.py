@@ -9,6 +9,7 @@ import filelock
 from jaxcnn import files, weights
 from jaxcnn.config import Config, read_config, to_json
 from jaxcnn.errors import UserError, os_errors
+from jaxcnn.paths import at_home
 
 
 def data_source(
@@ -19,7 +20,8 @@ def data_source(
     It is the one given, else what they were trained on, else CIFAR-10. A folder of pictures is where their run had it.
     """
     name = dataset or trained_on or "cifar10"
-    config = (Path(of) if Path(of).is_dir() else Path(of).parent) / "config.json"
+    path = at_home(of)
+    config = (path if path.is_dir() else path.parent) / "config.json"
     if name == "folder" and data_dir is None and config.is_file():
         run = read_config(config)
         return name, run.data_dir if run.dataset == name else None

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from jaxcnn import files, networks, pictures
+from jaxcnn import files, kinds, networks, pictures
 from jaxcnn.data.official import CLASS_NAMES
 from jaxcnn.errors import UserError
 from jaxcnn.layers import widened
 from jaxcnn.networks import Network, Variables
+from jaxcnn.paths import at_home
 from jaxcnn.progress import say
 from jaxcnn.train import predict_logits
 
@@ -79,21 +80,32 @@ class Weights:
 
 def save_weights(path: Path, weights: Weights) -> None:
     """Write variables as safetensors, entries named `conv1/kernel`, and beside them what else is known."""
-    files.save_arrays(path, networks.named(weights.variables), metadata_of(weights, "flax"))
+    files.save_arrays(at_home(path), networks.named(weights.variables), metadata_of(weights, "flax"))
 
 
 def load(path: str | Path) -> Weights:
     """Load the weights of a run directory or a safetensors file in Flax's naming; UserError if they are not whole."""
     file = weights_file(path)
-    arrays, metadata = files.read_arrays(file)
+    arrays, metadata = read_arrays(file)
+    if any(name.endswith(".weight") for name in arrays):
+        raise UserError("it has PyTorch's names", file, kinds.PYTORCH.todo)
     network = network_of(metadata, lambda name, axes: shape_of(arrays, name, axes, file), file)
     check_arrays(arrays, networks.variable_shapes(network), file)
     return make_weights(network, arrays, metadata)
 
 
+def read_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read a safetensors file that is not a run's checkpoint."""
+    arrays, metadata = files.read_arrays(file)
+    if metadata.get("format", "").startswith("jaxcnn-checkpoint"):
+        run = file.absolute().parent.parent
+        raise UserError("a checkpoint, to resume a training from", file, f"name the run, {run}, for its weights")
+    return arrays, metadata
+
+
 def weights_file(path: str | Path) -> Path:
     """Return the file itself, or that of a run directory."""
-    file = Path(path)
+    file = at_home(path)
     if file.is_dir():
         file = file / FILE
         if not file.exists():

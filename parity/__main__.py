@@ -17,6 +17,7 @@ from jaxcnn import cli, data, figures, files, platform
 from jaxcnn.config import DEFAULTS
 from jaxcnn.errors import UserError
 from jaxcnn.networks import Network, describe
+from jaxcnn.paths import at_home
 from jaxcnn.recipe import recipe_for
 from jaxcnn.run_directory import data_source
 from jaxcnn.weights import check_classes
@@ -48,6 +49,7 @@ def parser() -> cli.ArgumentParser:
     parser.add_argument("weights", nargs="?", metavar="WEIGHTS", help="weights in any form (default: random ones)")
     parser.add_argument("--recipe", choices=DEFAULTS,
         help="whose network has random weights (default tutorial; speedrun-large is speedrun, wider)")  # fmt: skip
+    cli.add_entry(parser)
     cli.add_data_dir(parser)
     pair = parser.add_argument_group("a pair of your own")
     pair.add_argument("--torch", metavar="PKG.MOD:BUILD", help="a function that makes the PyTorch module")
@@ -60,8 +62,8 @@ def parser() -> cli.ArgumentParser:
         help="make classic mistakes in the port on purpose, and see that each is noticed")  # fmt: skip
     parser.add_argument("--steps", type=cli.positive_int, metavar="N",
         help="length of the training that is compared (default 200; speedrun 50; a pair of your own 5)")  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every comparison as JSON")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw errors and bounds: .png, .svg or .pdf")
+    parser.add_argument("--json", type=at_home, metavar="FILE", help="write every comparison as JSON")
+    parser.add_argument("--figure", type=at_home, metavar="FILE", help="draw errors and bounds: .png, .svg or .pdf")
     return parser
 
 
@@ -154,7 +156,7 @@ def own_network(arguments: argparse.Namespace) -> int:
     source = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None)
     if arguments.weights:
         platform.start("cpu")  # the parts take what there is
-        weights = parity.load_weights(arguments.weights)
+        weights = parity.load_weights(arguments.weights, entry=arguments.entry)
         if weights.dataset == "folder":
             source = data_source(arguments.weights, "folder", None, arguments.data_dir)
     dataset = data.load(*source)

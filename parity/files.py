@@ -1,45 +1,52 @@
-"""Weights in every form: run directories, PyTorch's `.pth`, safetensors in either naming. Only `.pth` needs torch."""
+"""Weights in every form: run directories, PyTorch's files, safetensors in either naming. Only writing needs torch."""
 
 import importlib.util
 import io
-import re
-import warnings
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxcnn import files, networks, progress
+from jaxcnn import files, kinds, networks, progress
 from jaxcnn import weights as flax_weights
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, os_errors
 from jaxcnn.files import NamedArrays
 from jaxcnn.networks import Network
-from jaxcnn.weights import FLOATS, NOT_THESE, Weights
+from jaxcnn.paths import at_home
+from jaxcnn.weights import NOT_THESE, Weights
+from parity import torch_files
+from parity.found import find
 from parity.table import Naming, Table
+from parity.torch_files import Entries, Entry, Tensor
 from parity.twins.tables import TABLES
 
 TORCH_SUFFIXES = (".pth", ".pt")
-NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights", "checkpoint")
 Say = Callable[[str], None]
-PREFIX = re.compile(r"((module|_orig_mod|model|net|network|params)[./])*")
 
 
-def load_weights(path: str | Path, dtype: str | None = "float32", say: Say = progress.say) -> Weights:
-    """Load weights from any form, as `dtype`; None keeps the file's. UserError names what does not fit."""
-    file = flax_weights.weights_file(path)
-    if not file.exists():
-        raise UserError("no such file", path, "name a run directory, a .pth or a .safetensors")
-    arrays, metadata = files.read_arrays(file) if file.suffix == ".safetensors" else (_read_torch(file, say), {})
-    network, arrays = _in_flax_naming(_without_prefixes(arrays, file, say), metadata, file)
+def load_weights(
+    path: str | Path, dtype: str | None = "float32", say: Say = progress.say, entry: str | None = None
+) -> Weights:
+    """Load weights from any form, as `dtype`; None keeps the file's. UserError names what does not fit.
+
+    entry: the name under which they are in the file, if several networks are in it.
+    """
+    file = at_home(path)
+    entries, metadata = _entries(file)
+    found = find(entries, metadata, entry, file)
+    for note in found.notes:
+        say(f"note: {file}: {note}")
+    arrays = found.arrays
     if dtype is not None:
         with np.errstate(over="ignore"):
             arrays = {name: array.astype(dtype) for name, array in arrays.items()}
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise UserError(f"{name}: expected numbers within {dtype}'s range, got larger ones", file, NOT_THESE)
-    return flax_weights.make_weights(network, arrays, metadata)
+    return flax_weights.make_weights(found.network, arrays, metadata)
 
 
 def save_weights(path: str | Path, weights: Weights, naming: Naming | None = None, say: Say = progress.say) -> None:
@@ -47,7 +54,8 @@ def save_weights(path: str | Path, weights: Weights, naming: Naming | None = Non
 
     naming: `torch` in a `.pth`, always; `flax` in a `.safetensors` by default.
     """
-    path = Path(path)
+    path = at_home(path)
+    files.check_folder(path)
     if path.suffix not in (*TORCH_SUFFIXES, ".safetensors"):
         raise UserError(f"the suffix is {path.suffix!r}", path, "end it in .pth, .pt or .safetensors")
     if path.suffix == ".safetensors" and naming != "torch":
@@ -67,92 +75,45 @@ def table_of(network: Network) -> Table:
     return TABLES[networks.describe(network)["name"]]
 
 
-def _in_files(table: Table) -> Table:
-    """Give a table the names that variables have in files: those that are no parameters start with their collection."""
-    return Table(tuple(e if e.collection == "params" else e._replace(flax=f"{e.collection}/{e.flax}")
-                       for e in table.expanded))  # fmt: skip
+def _entries(path: Path) -> tuple[Entries, Mapping[str, str]]:
+    """List what is in a file, a run, or all files of a network that is in several; and what the first says of it."""
+    folder = path if path.is_dir() else path.parent
+    for index in [path] if path.suffix == ".json" else sorted(folder.glob("*.index.json")):
+        places = _indexed(index)
+        if places and (path in (folder, index) or path.name in places.values()):
+            if missing := [name for name in sorted({*places.values()}) if not (folder / name).exists()]:
+                raise UserError(f"no file {missing[0]}, which this index names", index, "get it, too")
+            read = {name: _entries_of(folder / name) for name in sorted({*places.values()})}
+            entries = {name: read[file][0][name] for name, file in places.items() if name in read[file][0]}
+            return entries, next(iter(read.values()))[1]
+    single = [folder / name for name in (flax_weights.FILE, "model.safetensors", "pytorch_model.bin")]
+    is_there = [file for file in single if path == folder and file.exists()]
+    return _entries_of(is_there[0] if is_there else flax_weights.weights_file(path))
 
 
-def _is_flax(arrays: Iterable[str]) -> bool:
-    return any(name.endswith("kernel") for name in arrays)
-
-
-def _in_flax_naming(arrays: NamedArrays, metadata: Mapping[str, str], where: Path) -> tuple[Network, NamedArrays]:
-    """Carry arrays in either naming to Flax's, checked by the file's own names against the network that they are of."""
-    is_flax, entries = _is_flax(arrays), {entry.flax: entry for table in TABLES.values() for entry in table.expanded}
-
-    def flax_shape(name: str, axes: int) -> tuple[int, ...]:
-        if is_flax:
-            return flax_weights.shape_of(arrays, name, axes, where)
-        shape = flax_weights.shape_of(arrays, entries[name].torch, axes, where)
-        return entries[name].carry_shape(shape, "flax")
-
-    network = flax_weights.network_of(metadata, flax_shape, where)
-    table, shapes = _in_files(table_of(network)), networks.variable_shapes(network)
-    flax_weights.check_arrays(arrays, shapes if is_flax else table.carry_shapes(shapes, "torch"), where)
-    return network, arrays if is_flax else table.carry(arrays, "flax")
-
-
-def _without_prefixes(arrays: NamedArrays, where: Path, say: Say) -> NamedArrays:
-    """Remove the prefixes that `DataParallel`, `torch.compile`, Lightning and Flax's `{"params": ...}` add."""
-    removed, bare, is_flax = dict[str, None](), {}, _is_flax(arrays)
-    for name, array in arrays.items():
-        short = PREFIX.sub("", name, count=1)
-        removed[name.removesuffix(short)] = None
-        if is_flax:
-            short = short.replace(".", "/")
-        if short in bare:
-            raise UserError(f"{short}: expected once, got {name} too", where, NOT_THESE)
-        bare[short] = array
-    if prefixes := ", ".join(repr(prefix) for prefix in removed if prefix):
-        say(f"note: {where}: removed the prefix {prefixes} from the names")
-    return bare
-
-
-def _read_torch(path: Path, say: Say) -> NamedArrays:
-    """Read the arrays of the `state_dict` in a PyTorch file, in its order."""
-    torch = require_torch(path)
+def _indexed(index: Path) -> dict[str, str]:
+    """Tell in which file beside an index each entry is; nothing if it is no index."""
     try:
-        # torch.load does not look at the checksums that torch.save writes.
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise ValueError(f"damaged: {damaged} does not match its checksum")
-        with warnings.catch_warnings(action="ignore"):
-            # A pickle can run any code: `weights_only=True` refuses what would run.
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # a damaged pickle or archive raises whatever it likes
-        text = str(problem) or type(problem).__name__
-        if refused := re.search(r"GLOBAL (\S+)", text):
-            what = f"refused: it asks for {refused[1]}, which could run code"
-            todo = "save model.state_dict(), nothing else"
-        else:
-            reason = re.split(r"WeightsUnpickler error:\s*", text)[-1].split("\n")[0]
-            what, todo = f"not a readable PyTorch file ({reason:.80})", "save the state_dict again, or use another copy"
-        raise UserError(what, path, todo) from None
-    arrays = {}
-    for name, tensor in _innermost(content, path, say).items():
-        dtype = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
-        if dtype not in FLOATS or tensor.layout != torch.strided:
-            raise UserError(f"{name}: expected a tensor of {' or '.join(FLOATS)}, got {dtype}", path, NOT_THESE)
-        tensor = tensor.detach().resolve_neg().contiguous()
-        # NumPy's bfloat16 is ml_dtypes', which torch does not know.
-        bits = tensor.view(torch.uint16) if dtype == "bfloat16" else tensor
-        arrays[str(name)] = bits.numpy().view(dtype)
-    return arrays
+        places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        return places if all(name == Path(name).name for name in places.values()) else {}  # no path is followed
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
-def _innermost(content: Any, where: Path, say: Say) -> Mapping[str, Any]:
-    """Open nests such as `{"state_dict": ...}`, down to the innermost."""
-    if not isinstance(content, Mapping):
-        raise UserError(f"expected a state_dict, got {type(content).__name__}", where, "save model.state_dict()")
-    opened: list[str] = []  # at most 9: a dict in a pickle may hold itself
-    while len(opened) < 9 and (nests := [name for name in NESTS if isinstance(content.get(name), Mapping)]):
-        opened.append(nests[0])
-        content = content[nests[0]]
-    if opened:
-        say(f"note: {where}: opened {' > '.join(opened)}")
-    return content
+def _entries_of(file: Path) -> tuple[Entries, Mapping[str, str]]:
+    """List what is in a file of whatever form, which is told by its content."""
+    if not file.exists():
+        raise UserError("no such file", file, "name a run directory, a .pth or a .safetensors")
+    with os_errors("cannot be read ({})", "name a file of weights", file):
+        kind = kinds.kind_of(file)
+    if kind in (kinds.PYTORCH, kinds.TORCHSCRIPT, kinds.PICKLE):
+        return torch_files.read(file), {}
+    if kind != kinds.ARRAYS and (kind or file.suffix != ".safetensors"):
+        unknown = UserError("neither a PyTorch file nor a safetensors file", file, "name a file of weights")
+        raise kinds.unlike(file, "weights", unknown)
+    arrays, metadata = flax_weights.read_arrays(file)
+    return {name: Entry(Tensor(array.shape, array.dtype, partial(np.asarray, array)))
+            for name, array in arrays.items()}, metadata  # fmt: skip
 
 
 def _write_torch(path: Path, arrays: NamedArrays) -> None:
@@ -164,7 +125,9 @@ def _write_torch(path: Path, arrays: NamedArrays) -> None:
     torch.save(tensors, buffer)
 
     def check(temporary: Path) -> None:
-        if files.digest(_read_torch(temporary, lambda _: None)) != files.digest(arrays):
+        read = {name: entry.value for name, entry in torch_files.read(temporary).items()}
+        written = {name: value.load() for name, value in read.items() if isinstance(value, Tensor)}
+        if files.digest(written) != files.digest(arrays):
             raise UserError("what was written is not what was read back", path, "check the disk, then try again")
 
     with files.written_whole(path, check) as temporary:

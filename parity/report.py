@@ -120,7 +120,7 @@ class Report:
 
     def figure(self, path: str | Path) -> None:
         """Draw all errors against their bounds, into a .png, .svg or .pdf."""
-        self.drawn().savefig(path, dpi=150)
+        self.drawn().savefig(Path(path).expanduser(), dpi=150)
 
     def drawn(self) -> Figure:
         """Draw all errors against their bounds, the layers that are wrong marked with the cause."""

@@ -22,6 +22,7 @@ from contenders import CIFAR10, Case
 from jaxcnn import cli
 from jaxcnn.config import DEFAULTS
 from jaxcnn.errors import UserError
+from jaxcnn.paths import at_home
 from jaxcnn.progress import Update, progress
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ HEAD = f"  {'':20} {'ms: median':>10} {'min':>8} {'max':>8} {'of matmul':>10} {'
 FIRST_STEP = """
 from jaxcnn import data, fit, platform, sharding, train
 from jaxcnn.config import DEFAULTS
+from jaxcnn.paths import at_home
 mesh = sharding.make_mesh(platform.start(None), 1, DEFAULTS["tutorial"]["digits"].batch_size)
 trainer = fit.Trainer(DEFAULTS["tutorial"]["digits"], data.load("digits"), mesh)
 trainer.steps(train.create_state(trainer.recipe, 0), 1)"""
@@ -217,7 +219,7 @@ def parser() -> cli.ArgumentParser:
     """Return the command line's parser."""
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
-    add("--json", type=Path, metavar="FILE", help="write all numbers as JSON, and draw figures beside it")
+    add("--json", type=at_home, metavar="FILE", help="write all numbers as JSON, and draw figures beside it")
     add("--recipe", choices=RECIPES, default="tutorial", help="the network and its training (default tutorial)")
     add("--batch-sizes", type=cli.number(1, 2048, int), nargs="+", metavar="N",
         help="up to 2048 (default 32 128 512; 1000 for speedrun)")  # fmt: skip

@@ -15,6 +15,7 @@ from jaxcnn.compute import training_pflop
 from jaxcnn.config import DEFAULTS, Config, read_config
 from jaxcnn.errors import UserError
 from jaxcnn.figures import Trainings
+from jaxcnn.paths import at_home
 from jaxcnn.recipe import recipe_for
 from jaxcnn.run_directory import RunDirectory
 
@@ -36,8 +37,8 @@ ROW = "{:{wide}}  {:>5}  {:>8}  {:>8}  {:>8}  {}"
 def parser() -> cli.ArgumentParser:
     """Make the command line."""
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run directory")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw accuracy against compute (.png, .svg, .pdf)")
+    parser.add_argument("runs", metavar="RUN", type=at_home, nargs="+", help="a run directory")
+    parser.add_argument("--figure", type=at_home, metavar="FILE", help="draw accuracy against compute (.png, .svg ...)")
     return parser
 
 

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs n
 import parity
 from jaxcnn import cli, data, figures, files, platform, train, weights
 from jaxcnn.errors import UserError
+from jaxcnn.paths import at_home
 from jaxcnn.progress import say
 from jaxcnn.run_directory import data_source
 
@@ -30,10 +31,10 @@ def parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser("Classify every test image, dropout off, and print the exact accuracy.", EXAMPLES)
     add = parser.add_argument
     cli.add_weights(parser)
-    add("--json", type=Path, metavar="FILE", help="write the result as JSON too")
-    add("--logits", type=Path, metavar="FILE.npz", help="write logits float32 [n, classes], labels and ids, row by row")
-    add("--predictions", type=Path, metavar="FILE.csv", help="write each image's id, truth, prediction and probability")
-    add("--figures", type=Path, metavar="DIR", help="draw the confusion matrix and the most confidently wrong images")
+    add("--json", type=at_home, metavar="FILE", help="write the result as JSON too")
+    add("--logits", type=at_home, metavar="FILE.npz", help="write logits float32 [n, classes], labels and ids")
+    add("--predictions", type=at_home, metavar="FILE.csv", help="write id, truth, prediction, probability")
+    add("--figures", type=at_home, metavar="DIR", help="draw the confusion matrix and the worst mistakes")
     return parser
 
 
@@ -74,7 +75,7 @@ def main() -> None:
     if arguments.predictions and arguments.predictions.suffix != ".csv":
         raise UserError(f"the suffix is {arguments.predictions.suffix!r}", arguments.predictions, "end it in .csv")
     platform.start(None)
-    loaded = parity.load_weights(arguments.weights)
+    loaded = parity.load_weights(arguments.weights, entry=arguments.entry)
     source = data_source(arguments.weights, loaded.dataset, arguments.dataset, arguments.data_dir)
     dataset = data.load(*source)
     weights.check_names(loaded, dataset.name, dataset.class_names, source[1])

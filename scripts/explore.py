@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs n
 import parity
 from jaxcnn import cli, data, explorer, files, pictures, platform, weights
 from jaxcnn.errors import UserError
+from jaxcnn.paths import at_home
 from jaxcnn.run_directory import data_source
 
 EXAMPLES = """examples:
@@ -29,7 +30,7 @@ def parser() -> cli.ArgumentParser:
     cli.add_weights(parser)
     add("--image", nargs="+", action="extend", metavar="ID-OR-FILE",
         help="to choose from: ids as train_00007, picture files (default: a test image of each class)")  # fmt: skip
-    add("--out", type=Path, default=Path("page.html"), metavar="FILE", help="default page.html")
+    add("--out", type=at_home, default=Path("page.html"), metavar="FILE", help="default page.html")
     return parser
 
 
@@ -46,7 +47,7 @@ def main() -> None:
         raise UserError(f"the suffix is {arguments.out.suffix!r}", arguments.out, "end it in .html")
     files.check_folder(arguments.out)
     platform.start(None)
-    loaded = parity.load_weights(arguments.weights)
+    loaded = parity.load_weights(arguments.weights, entry=arguments.entry)
     source = data_source(arguments.weights, loaded.dataset, arguments.dataset, arguments.data_dir)
     load = cache(partial(data.load, *source))
     read = pictures.read_images(arguments.image or one_of_each(load().test), load)

@@ -15,6 +15,7 @@ import parity
 from jaxcnn import cli, data, features, figures, files, map_figures, pictures, platform, weights
 from jaxcnn.errors import UserError
 from jaxcnn.networks import named
+from jaxcnn.paths import at_home
 from jaxcnn.run_directory import data_source
 from jaxcnn.weights import Weights
 from parity.files import require_torch
@@ -43,7 +44,7 @@ def parser() -> cli.ArgumentParser:
     add("--filters", action="store_true", help="draw the kernels of the convolutions among the layers, too")
     add("--against", metavar="WEIGHTS", help="JAX, PyTorch with these weights and their difference; one scale a layer")
     add("--format", choices=figures.FORMATS, default="png", help="default png")
-    add("--out", type=Path, default=Path("feature_maps"), metavar="DIR", help="default feature_maps")
+    add("--out", type=at_home, default=Path("feature_maps"), metavar="DIR", help="default feature_maps")
     return parser
 
 
@@ -95,7 +96,7 @@ def main() -> None:
     """Load, look, draw."""
     arguments = parser().parse_args()
     platform.start(None)
-    loaded = parity.load_weights(arguments.weights)
+    loaded = parity.load_weights(arguments.weights, entry=arguments.entry)
     network = loaded.network
     shapes = features.layer_shapes(network)
     if arguments.list:

@@ -18,6 +18,7 @@ from jaxcnn import cli, data, files, pictures, platform, weights
 from jaxcnn.data.folder import natural
 from jaxcnn.errors import UserError, os_errors
 from jaxcnn.figures import Subject
+from jaxcnn.paths import at_home
 from jaxcnn.progress import progress
 from jaxcnn.run_directory import data_source
 from jaxcnn.weights import Weights
@@ -43,7 +44,7 @@ def parser() -> cli.ArgumentParser:
     add("pictures", metavar="PICTURE", nargs="+", help="a file, a folder, a pattern such as 'photos/*.jpg', "
         "an image's id such as test_00042, or - for a list of these on standard input, one a line")  # fmt: skip
     add("--top", type=cli.positive_int, default=3, metavar="N", help="print the N likeliest classes (default 3)")
-    add("--json", type=Path, metavar="FILE", help="write the probabilities of all classes as JSON too")
+    add("--json", type=at_home, metavar="FILE", help="write the probabilities of all classes as JSON too")
     return parser
 
 
@@ -66,7 +67,7 @@ def listed() -> list[str]:
 
 def expanded(word: str) -> Sequence[str]:
     """List the picture files in a folder, at any depth, or of a pattern, sorted; of anything else, itself."""
-    path, found = Path(word), list[str]()
+    path, found = at_home(word), list[str]()
     with suppress(OSError):  # what cannot be looked at is not read either, and that says why
         if path.is_dir():
             found = [str(file) for file in path.rglob("*") if pictures.is_picture(file)]
@@ -137,7 +138,7 @@ def main() -> int:
     files.check_folder(arguments.json)
     names = named(arguments.pictures)
     platform.start(None)
-    loaded = parity.load_weights(arguments.weights)
+    loaded = parity.load_weights(arguments.weights, entry=arguments.entry)
     source = data_source(arguments.weights, loaded.dataset, arguments.dataset, arguments.data_dir)
     load = cache(partial(data.load, *source))
     if any(map(pictures.ID.fullmatch, names)):

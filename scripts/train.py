@@ -15,6 +15,7 @@ import parity
 from jaxcnn import checkpoints, cli, data, files, fit, platform, processes, sharding, weights
 from jaxcnn.config import DATASETS, DEFAULTS, Config, changed, read_config, resumed, to_json
 from jaxcnn.networks import widths
+from jaxcnn.paths import at_home
 from jaxcnn.run_directory import RunDirectory
 from jaxcnn.weights import Weights
 
@@ -67,7 +68,7 @@ def parser() -> cli.ArgumentParser:
     add("--num-processes", metavar="N", type=cli.positive_int, help="how many processes there are")
     add("--process-id", metavar="I", type=lambda text: 0 if text == "0" else cli.positive_int(text),
         help="which one this is, from 0; process 0 writes and speaks")  # fmt: skip
-    add("--out", metavar="RUN", type=Path, help="the run directory (default runs/<dataset>)")
+    add("--out", metavar="RUN", type=at_home, help="the run directory (default runs/<dataset>)")
     add("--resume", action="store_true", help="go on with the run in --out; its config.json says what is not given")
     return parser
 
@@ -107,7 +108,7 @@ def train(arguments: dict[str, Any], alone: bool) -> int:
     run = RunDirectory(out or Path("runs") / (arguments["dataset"] or "cifar10"))
     given = {name: value for name, value in arguments.items() if value is not None}
     if "data_dir" in given and not re.match(r"(https?|file):", given["data_dir"]):
-        given["data_dir"] = str(Path(given["data_dir"]).expanduser().absolute())
+        given["data_dir"] = str(at_home(given["data_dir"]).absolute())
     if count == 0 and alone:
         devices, count = platform.start_for(planned(given, run, resume).batch_size, chosen), None
     else:

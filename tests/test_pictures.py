@@ -106,8 +106,8 @@ def png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [("absent", "no such"), ("folder", "no such"), ("empty", "not a picture"), ("text", "not a picture"),
-     ("cut", "truncated"), ("flipped", "not a readable"), ("zero", "picture"), ("bomb", "89 million"),
-     ("small bomb", "89 million"), ("float", "32 bits")],
+     ("cut", "truncated"), ("flipped", "not a readable"), ("zero", "picture"), ("bomb", "200 million"),
+     ("small bomb", "200 million"), ("float", "32 bits")],
 )  # fmt: skip
 def test_what_is_no_picture_is_an_error_of_one_line(tmp_path, kind, words):
     path = tmp_path / "a.png"
@@ -121,12 +121,19 @@ def test_what_is_no_picture_is_an_error_of_one_line(tmp_path, kind, words):
     else:
         path.write_bytes({
             "empty": b"", "text": b"hello", "cut": whole[:2000], "zero": png(0, 8), "bomb": png(60000, 60000),
-            "small bomb": png(10000, 10000), "flipped": whole[:99] + bytes([whole[99] ^ 255]) + whole[100:],
+            "small bomb": png(15000, 15000), "flipped": whole[:99] + bytes([whole[99] ^ 255]) + whole[100:],
         }[kind])  # fmt: skip
     with pytest.raises(UserError, match=words) as problem:
         pictures.read(path)
     assert str(path) in str(problem.value)
     assert "\n" not in str(problem.value)
+
+
+def test_picture_of_a_large_camera(tmp_path):
+    Image.new("L", (10_000, 9_500), 77).save(tmp_path / "a.png", compress_level=1)
+    before = Image.MAX_IMAGE_PIXELS
+    assert (read(tmp_path / "a.png")[0] == 77).all()
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 @given(data=st.data(), suffix=st.sampled_from([".png", ".jpg", ".gif", ".tif", ".webp"]))

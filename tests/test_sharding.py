@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import re
 import runpy
@@ -7,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn import fit, platform, processes, sharding, train
-from jaxcnn.config import Config
+from jaxcnn import data, fit, platform, processes, sharding, train
+from jaxcnn.config import DEFAULTS, Config
 from jaxcnn.errors import UserError
 from jaxcnn.networks.tutorial import PARAMETERS
 from jaxcnn.recipe import recipe_for
@@ -33,6 +34,19 @@ def assert_same_trajectories(found, expected):
 @pytest.mark.parametrize("devices", [2, 4, 8])
 def test_any_number_of_devices_takes_the_same_steps(devices):
     assert_same_trajectories(trajectories(make_mesh(jax.devices(), devices, 32)), on_one_device())
+
+
+@pytest.mark.parametrize(("rate", "bound"), [(0.001, 1e-6), (0.01, 1e-2)])
+def test_an_epoch_of_digits_in_float32_is_as_near_as_documented(rate, bound):
+    """At the larger rate one ReLU that rounds to the other side makes all the difference."""
+    found, digits = [], data.load("digits")
+    config = dataclasses.replace(DEFAULTS["tutorial"]["digits"], learning_rate=rate, widths=(8, 64))
+    for devices in (1, 4):
+        trainer = fit.Trainer(config, digits, make_mesh(jax.devices(), devices, config.batch_size))
+        state = sharding.replicate(train.create_state(trainer.recipe, 0), trainer.mesh)
+        found.append(jax.tree.leaves(trainer.steps(state, trainer.per_epoch).params))
+    for one, several in zip(*found, strict=True):
+        np.testing.assert_allclose(several, one, rtol=0, atol=bound)
 
 
 def test_the_trajectory_is_one_of_training():

@@ -51,12 +51,12 @@ def cached(name: str, source: Path | str, build: Callable[[], Dataset], files: I
     The cache of a file or folder is beside it. The cache of an address, or of a folder whose parent cannot be written,
     is in the user's cache folder. It is valid for one mark: the address, or the files' names, sizes and times.
     """
-    mark = f"{FORMAT} {source}"
+    mark = f"{FORMAT} {name} {source}"
     places = [user_cache() / f"{name}-{hashlib.sha256(str(source).encode()).hexdigest()[:16]}.npz"]
     if isinstance(source, Path):
         if files is None:
             files = [source] if source.is_file() else sorted(filter(Path.is_file, source.iterdir()))
-        mark = _mark(source, files)
+        mark = f"{FORMAT} {name} {_mark(source, files)}"
         places.insert(0, beside(source))
     for place in places:
         if data := _read(place, mark, name, tell=False):
@@ -82,7 +82,7 @@ def _mark(source: Path, files: Iterable[Path]) -> str:
     """Return what changes with a file's name, size or times, of which programs set one and the system the other."""
     stats = [(os.path.relpath(file, source), file.stat()) for file in files]
     text = repr([(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats])
-    return f"{FORMAT} {hashlib.sha256(text.encode()).hexdigest()}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def beside(source: Path) -> Path:

@@ -2,11 +2,13 @@
 
 import contextlib
 import io
+import json
 import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from jaxtyping import UInt8, UInt32
 
 from jaxcnn.data import official
 from jaxcnn.data.dataset import Dataset, Split
+from jaxcnn.data.places import Found, Tree, content
 from jaxcnn.errors import UserError
 from jaxcnn.progress import progress
 
@@ -21,12 +24,33 @@ VERSION = "3.0.2"
 CHUNK = 4096  # records
 
 
-def find(folder: Path) -> Path | None:
-    """Return CIFAR-10's version folder: this folder, or the newest 3.x.x in `folder/cifar10` or `folder`."""
-    for pattern in ("dataset_info.json", "cifar10/3.*.*/dataset_info.json", "3.*.*/dataset_info.json"):
-        if descriptions := sorted(folder.glob(pattern)):
-            return descriptions[-1].parent
-    return None
+def find(tree: Tree) -> Iterator[Found]:
+    """Find version folders of tensorflow-datasets, CIFAR-10's and others."""
+    for name, file in tree.files.items():
+        if not name.endswith("dataset_info.json"):
+            continue
+        path = PurePosixPath(name)
+        is_whole = "incomplete" not in path.parent.name and str(path.with_name("features.json")) in tree.files
+        if path.name == "dataset_info.json" and is_whole:
+            lacks = ""
+            names = [other for other in tree.files if PurePosixPath(other).parent == path.parent]
+            with contextlib.suppress(ValueError, AttributeError):  # what else is wrong with it is said by `read`
+                other = json.loads(content(file)).get("name")
+                lacks = "" if other == "cifar10" else f"the data set {other!r:.40}, not cifar10"
+            yield Found(str(path.parent), names, partial(_read, tree, path.parent, names), lacks)
+
+
+def _read(tree: Tree, folder: PurePosixPath, names: list[str]) -> Dataset:
+    files = {PurePosixPath(name).name: tree.files[name] for name in names}
+    if all(isinstance(file, Path) for file in files.values()):
+        return read(tree.where / folder)
+    with tempfile.TemporaryDirectory() as unpacked:  # since tensorflow-datasets reads from the disk only
+        for name, file in files.items():
+            Path(unpacked, name).write_bytes(content(file))
+        try:
+            return read(Path(unpacked))
+        except UserError as error:
+            raise UserError(error.what, tree.where / folder, official.GET_ANOTHER_COPY) from error
 
 
 def read(folder: Path) -> Dataset:
@@ -65,14 +89,13 @@ def read(folder: Path) -> Dataset:
 
 def _decode(record: bytes) -> tuple[bytes, UInt8[np.ndarray, "32 32 3"], int]:
     """Return a record's id, image and label: 6 us, and 67 for the PNG. tfds' deserialize_example_np takes 92 and 67."""
-    from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
 
     feature = tf_example_pb2.Example.FromString(record).features.feature
     image_id, label = feature["id"].bytes_list.value[0], feature["label"].int64_list.value[0]
-    image = np.asarray(Image.open(io.BytesIO(feature["image"].bytes_list.value[0]), formats=["PNG"]))
-    if not 0 <= label < len(official.CLASS_NAMES) or image.shape != (32, 32, 3):
-        raise ValueError(f"{image_id!r} has label {label}, image {image.shape}")
+    image = official.decode(feature["image"].bytes_list.value[0])
+    if not 0 <= label < len(official.CLASS_NAMES):
+        raise ValueError(f"{image_id!r} has label {label}")
     return image_id, image, label
 
 

@@ -1,119 +1,24 @@
-"""Every form of CIFAR-10 with ten images a batch, made without the code under test; a server that misbehaves."""
+"""A test's own CIFAR-10 in every form, and home; a server that misbehaves; other processes."""
 
 import contextlib
 import copy
 import hashlib
-import io
 import os
 import shutil
-import struct
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 from jaxcnn import data
-from jaxcnn.data import download, official, tfds_folder
-
-N = 10  # images a batch
-
-
-def pickled(labels: list[int], pixels: bytes, name: str = "a batch", dtype: bytes = b"u1") -> bytes:
-    """The opcodes of the official files (Python 2, protocol 2), which Python 3's pickle cannot write."""
-
-    def text(value: bytes) -> bytes:
-        return b"U" + bytes([len(value)]) + value
-
-    array = b"cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
-    kind = (
-        b"cnumpy\ndtype\n"
-        + text(dtype)
-        + b"K\x00K\x01\x87R(K\x03"
-        + text(b"|")
-        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    )
-    shape = b"J" + struct.pack("<i", len(pixels) // 3072) + b"M\x00\x0c\x86"
-    state = b"(K\x01" + shape + kind + b"\x89T" + struct.pack("<i", len(pixels)) + pixels + b"tb"
-    return (
-        b"\x80\x02}q\x02(" + text(b"batch_label") + text(name.encode())
-        + text(b"labels") + b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
-        + text(b"data") + array + state + text(b"filenames") + b"](" + text(b"horse.png") * len(labels) + b"eu."
-    )  # fmt: skip
-
-
-def crc32c(data: bytes) -> int:
-    """TFRecord's masked CRC-32C, bit by bit as in its definition."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    crc ^= 0xFFFFFFFF
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def make_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-class Forms:
-    """One random CIFAR-10 in every form, under one folder."""
-
-    def __init__(self, root: Path) -> None:
-        rng = np.random.default_rng(0)
-        self.images = rng.integers(0, 256, (6 * N, 32, 32, 3), dtype=np.uint8)
-        self.labels = rng.integers(0, 10, 6 * N, dtype=np.uint8)
-        self.python, self.binary = root / "py/cifar-10-batches-py", root / "bin/cifar-10-batches-bin"
-        self.python.mkdir(parents=True)
-        self.binary.mkdir(parents=True)
-        for batch, name in enumerate(official.BATCHES):
-            rows = slice(batch * N, (batch + 1) * N)
-            planes = self.images[rows].transpose(0, 3, 1, 2).reshape(N, -1)
-            (self.python / name).write_bytes(pickled(self.labels[rows].tolist(), planes.tobytes(), name))
-            (self.binary / f"{name}.bin").write_bytes(np.insert(planes, 0, self.labels[rows], axis=1).tobytes())
-        # As in the official archives: other files, and the batches in no order.
-        self.python_tar = self.tar(root / "cifar-10-python.tar.gz", self.python)
-        self.binary_tar = self.tar(root / "cifar-10-binary.tar.gz", self.binary)
-        self.array_record, self.tfrecord = root / "array_record", root / "tfrecord"
-        tfds_folder.write(official.dataset(self.images, self.labels), self.array_record / "cifar10/3.0.2")
-        self.rewrite_as_tfrecord(self.array_record / "cifar10/3.0.2", self.tfrecord / "cifar10/3.0.2")
-
-    def tar(self, path: Path, folder: Path) -> Path:
-        members = {f"{folder.name}/{file.name}": file.read_bytes() for file in sorted(folder.iterdir())[::-1]}
-        return make_tar(path, {f"{folder.name}/readme.html": b"<html>", **members})
-
-    def rewrite_as_tfrecord(self, source: Path, target: Path) -> None:
-        target.mkdir(parents=True)
-        for file in source.iterdir():
-            if file.suffix in (".json", ".txt"):
-                (target / file.name).write_text(file.read_text().replace('"array_record"', '"tfrecord"'))
-        for split in ("train", "test"):
-            records = tfds_folder._array_records(source / f"cifar10-{split}.array_record-00000-of-00001")
-            with (target / f"cifar10-{split}.tfrecord-00000-of-00001").open("wb") as file:
-                for record in records:
-                    head = struct.pack("<Q", len(record))
-                    file.write(head + struct.pack("<I", crc32c(head)) + record + struct.pack("<I", crc32c(record)))
-
-    def all(self) -> dict[str, Path]:
-        return {name: path for name, path in vars(self).items() if isinstance(path, Path)}
-
-    def assert_same(self, data) -> None:
-        assert (data.name, data.class_names[7]) == ("cifar10", "horse")
-        np.testing.assert_array_equal(np.concatenate([data.train.images, data.test.images]), self.images)
-        np.testing.assert_array_equal(np.concatenate([data.train.labels, data.test.labels]), self.labels)
-        assert data.train.ids[7] == "train_00007"
-        assert data.test.ids == [f"test_{i:05d}" for i in range(N)]
+from jaxcnn.data import download, identity, official
+from tests.data.forms import Forms, N
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -123,10 +28,22 @@ def _small_batches():
         yield
 
 
+def squares(image: np.ndarray) -> str:
+    grey = image.astype(int).sum(2)
+    means = grey[::2, ::2] + grey[1::2, ::2] + grey[::2, 1::2] + grey[1::2, 1::2]
+    return np.packbits(np.diff(means, axis=1) > 0).tobytes().hex()
+
+
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory, _small_batches) -> Forms:
-    """All forms, which no test may change."""
-    return Forms(tmp_path_factory.mktemp("forms"))
+def made(tmp_path_factory: pytest.TempPathFactory, _small_batches):
+    """All forms, which no test may change, and whose labels are the original's."""
+    forms = Forms(tmp_path_factory.mktemp("forms"))
+    labels = forms.labels.astype(np.int64)
+    known = tuple(hashlib.sha256(part.tobytes()).hexdigest() for part in (labels[: 5 * N], labels[5 * N :]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "LABELS", known)
+        patch.setattr(identity, "SQUARES", squares(forms.images[7]))
+        yield forms
 
 
 @pytest.fixture
@@ -137,9 +54,10 @@ def forms(made: Forms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Forms
     mine = copy.copy(made)
     for name, path in made.all().items():
         setattr(mine, name, tmp_path / "forms" / path.relative_to(root))
-    for path in (mine.python_tar, mine.binary_tar):
+    archives = [mine.python_tar, mine.binary_tar]
+    for path in (*archives, *mine.parquet.iterdir()):
         entry = (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
-        monkeypatch.setitem(official.ARCHIVES, path.name, entry)
+        monkeypatch.setitem(official.ARCHIVES if path in archives else official.PARQUET, path.name, entry)
     return mine
 
 
@@ -150,19 +68,21 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.delenv("JAXCNN_CIFAR10_MIRROR", raising=False)
     monkeypatch.setattr(download, "HOSTS", ("http://127.0.0.1:9/", "http://127.0.0.1:9/mirror/"))
+    monkeypatch.setattr(download, "RAY", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     for name, seconds in {"CONNECT": 1, "STALL": 1, "PROBE": 3, "PATIENCE": 0.3}.items():
         monkeypatch.setattr(download, name, seconds)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/<behaviour>/<file>`: serves a file of the server's folder, well or badly."""
+    """`/<behaviour>/.../<file>`: serves a file of the server's folder or of those below, well or badly."""
 
     def log_message(self, *args: object) -> None: ...
 
     def do_GET(self) -> None:
-        _, behaviour, name = self.path.split("/")
+        _, behaviour, *_, name = urlsplit(self.path).path.split("/")  # a proxy is given the host, too
         self.server.requests.append((behaviour, self.headers["Range"]))
-        body = (self.server.folder / name).read_bytes() if (self.server.folder / name).is_file() else None
+        body = next((file.read_bytes() for file in self.server.folder.rglob(name or "none")), None)
         if body is None:
             return self.send_error(404)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -185,6 +105,12 @@ class Handler(BaseHTTPRequestHandler):
     def redirect(self, body, start, name):
         self.send_response(302)
         self.send_header("Location", f"/good/{name}")
+        self.end_headers()
+
+    def elsewhere(self, body, start, name):
+        """Sends on to another host, as the hub does."""
+        self.send_response(302)
+        self.send_header("Location", f"http://localhost:{self.server.server_port}/cuts/{name}?signed=1")
         self.end_headers()
 
     def loop(self, body, start, name):
@@ -291,7 +217,7 @@ def process():
     # The package's own __init__ takes a second for JAX, which the data room does without.
     start = "import os, sys, types; sys.modules['jaxcnn'] = types.ModuleType('jaxcnn')\n"
     start += f"sys.modules['jaxcnn'].__path__ = [{str(Path(data.__file__).parents[1])!r}]\n"
-    start += "from jaxcnn import data; from jaxcnn.data import official, storage, tfds_folder\n"
+    start += "from jaxcnn import data; from jaxcnn.data import batches, official, storage, tfds_folder\n"
     start += f"official.PER_BATCH = {N}\n"
     running = []
 

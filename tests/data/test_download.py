@@ -1,5 +1,6 @@
 """Downloads from a host that stalls, cuts, redirects, lies and serves; nothing leaves this machine."""
 
+import re
 import time
 from pathlib import Path
 
@@ -31,9 +32,9 @@ def test_hosts_that_serve_in_the_end(server, forms, tmp_path, behaviour):
     ("behaviour", "reason"),
     [
         ("html", "an HTML page"),
-        ("wrong", "not an official CIFAR-10 archive"),
-        ("shorter", "not an official CIFAR-10 archive"),
-        ("claims", "not an official CIFAR-10 archive"),
+        ("wrong", "not an official file of CIFAR-10"),
+        ("shorter", "not an official file of CIFAR-10"),
+        ("claims", "not an official file of CIFAR-10"),
         ("longer", "ChunkedEncodingError"),
         ("dies", "ChunkedEncodingError"),
         ("nonsense", "InvalidHeader|ValueError|ChunkedEncodingError"),
@@ -106,16 +107,16 @@ def test_part_that_is_whole(server, forms, tmp_path):
     assert leftovers(tmp_path / "to/downloads") == []
 
 
-def test_slow_host_is_left_for_another_and_taken_where_it_is_the_last(server, forms, tmp_path, monkeypatch):
+def test_slow_host_is_left_for_another_and_taken_where_it_is_the_last(server, forms, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(download, "SLOW", 10_000_000)
     slow, good = (server(kind, "cifar-10-binary.tar.gz") for kind in ("slow", "good"))
-    download.fetch([slow, good], tmp_path)
+    download.fetch([(slow,), (good,)], tmp_path)
     assert next(request for request in server.requests if request[1]) == ("slow", "bytes=0-")
     assert server.requests[-1][0] == "good"
     assert int(server.requests[-1][1][6:-1]) > 0
+    assert re.search(r"  only [\d,]+ kB/s, \d+ minutes more; going on with 127", capsys.readouterr().err)
     server.requests.clear()
-    (tmp_path / "archive.tar.gz").unlink()
-    download.fetch([slow, server("dies", "cifar-10-binary.tar.gz")], tmp_path)
+    download.fetch([(slow,), (server("dies", "cifar-10-binary.tar.gz"),)], tmp_path)
     assert server.requests[-1][0] == "slow"
 
 
@@ -127,6 +128,31 @@ def test_own_mirror_comes_first(server, forms, tmp_path, monkeypatch):
     assert server.requests[-2][0] == "redirect"
     with pytest.raises(UserError, match="not an http:// or https:// address: ftp://x"):
         data.prepare(None, tmp_path / "ftp", mirror="ftp://x")
+
+
+def test_hub_gives_two_files_from_another_host(server, forms, tmp_path, monkeypatch, capsys):
+    """Both are resumed when broken off, and neither is read if one is not the official one."""
+    monkeypatch.setenv("HF_ENDPOINT", server("elsewhere"))
+    data.prepare(None, tmp_path / "to")
+    forms.assert_same(data.load("cifar10", tmp_path / "to"))
+    assert leftovers(tmp_path / "to/downloads") == []
+    assert {start for _, start in server.requests} >= {None, "bytes=0-"}
+    assert sum(kind == "cuts" for kind, _ in server.requests) > 4
+    said = capsys.readouterr().err
+    assert "elsewhere//" not in said
+    assert "datasets/uoft-cs/cifar10/resolve/main/plain_text/test-00000-of-00001.parquet from byte " in said
+    assert "CIFAR-10, the official pixels; " in said
+    (forms.parquet / "test-00000-of-00001.parquet").write_bytes(b"PAR1 and more")
+    with pytest.raises(UserError, match=r"not an official file of CIFAR-10 \(sha256 "):
+        data.prepare(server("good", "datasets/uoft-cs/cifar10"), tmp_path / "more")
+    assert leftovers(tmp_path / "more") == []
+
+
+def test_proxy_of_the_environment(server, forms, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", server("unused"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    data.prepare("http://cifar.example/good/cifar-10-binary.tar.gz", tmp_path / "to")
+    assert [kind for kind, _ in server.requests] == ["good", "good"]
 
 
 def test_modified_archive_from_an_address(server, forms, tmp_path):

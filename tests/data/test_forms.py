@@ -12,6 +12,7 @@ from jaxcnn.data import official, tfds_folder
 from jaxcnn.errors import UserError
 
 FORMS = ["python", "binary", "python_tar", "binary_tar", "array_record", "tfrecord"]
+FORMS += ["parquet", "saved", "mat", "repickled", "classes"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -105,8 +106,10 @@ assert not {{"jax", "tensorflow", "sklearn", "scipy"}} & sys.modules.keys()
 def test_nothing_is_named_exactly(tmp_path):
     with pytest.raises(UserError, match=r"no data set 'mnist'.*cifar10, digits and folder"):
         data.load("mnist")
-    for missing in (tmp_path / "typo", tmp_path):
-        with pytest.raises(UserError, match=rf"{missing}; .*--data-dir.*--from.*MIRROR.*--dataset digits"):
+    ways = {"typo": "--data-dir.*--from.*MIRROR.*--dataset digits", "": "name another, .*--dataset folder"}
+    for name, todo in ways.items():
+        missing = tmp_path / name
+        with pytest.raises(UserError, match=rf"{missing}; .*{todo}"):
             data.load("cifar10", missing)
         with pytest.raises(UserError, match=rf"{missing}; "):
             data.prepare(missing, tmp_path / "to")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxcnn.data import tfds_folder
 from jaxcnn.errors import UserError
-from tests.data.conftest import crc32c
+from tests.data.forms import crc32c
 
 
 @pytest.mark.parametrize("form", ["array_record", "tfrecord"])

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+import parity
 from jaxcnn import Weights
 from jaxcnn.networks import initial_variables
 from jaxcnn.networks.tutorial import CNN
+from parity.files import table_of
 
 torch.set_num_threads(1)  # the suite runs in as many processes as there are cores
 
@@ -22,6 +24,18 @@ def small_weights(dtype: str = "float32", seed: int = 0) -> Weights:
     rng = np.random.default_rng(seed)
     draw = lambda leaf: rng.standard_normal(leaf.shape).astype(dtype)  # noqa: E731
     return Weights(CNN(2, 3, param_dtype=np.dtype(dtype)), jax.tree.map(draw, variables), tuple("0123456789"), "digits")
+
+
+def state_dict(weights: Weights) -> dict[str, torch.Tensor]:
+    """As PyTorch has them."""
+    arrays = table_of(weights.network).to_torch(weights.variables)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def load(path: Path, **options) -> tuple[Weights, list[str]]:
+    """Weights from any form, and what was said."""
+    said: list[str] = []
+    return parity.load_weights(path, say=said.append, **options), said
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,3 @@
-import os
-import pickle
 import subprocess
 import sys
 import zipfile
@@ -15,9 +13,8 @@ from hypothesis import strategies as st
 import jaxcnn
 import parity
 from jaxcnn import UserError, Weights, files
-from parity.files import table_of
 from tests.conftest import ROOT, assert_trees_equal
-from tests.parity.conftest import DTYPES, TutorialModel, small_weights
+from tests.parity.conftest import DTYPES, TutorialModel, load, small_weights
 
 FORMS = {"pth": "torch", "pt": "torch", "safetensors": "flax", "torch.safetensors": "torch"}
 
@@ -31,16 +28,6 @@ def save(folder: Path, form: str, weights: Weights) -> Path:
     else:
         parity.save_weights(path, weights, FORMS[form], say=lambda _: None)
     return path
-
-
-def state_dict(weights: Weights) -> dict[str, torch.Tensor]:
-    arrays = table_of(weights.network).to_torch(weights.variables)
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def load(path: Path, **options) -> tuple[Weights, list[str]]:
-    said: list[str] = []
-    return parity.load_weights(path, say=said.append, **options), said
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -77,28 +64,6 @@ def test_the_tutorials_model_loads_what_is_written_strictly_and_in_its_order(tmp
     again.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()}, strict=True)
 
 
-NESTS = {
-    "state_dict": lambda s: {"state_dict": s, "epoch": 3},
-    "model": lambda s: {"model": s, "optimizer": {"state": {0: {"step": 1}}, "param_groups": [{"lr": 0.1}]}},
-    "checkpoint > model_state_dict": lambda s: {"checkpoint": {"model_state_dict": s}, "args": None},
-    "'module.'": lambda s: {f"module.{k}": v for k, v in s.items()},
-    "'model.'": lambda s: {f"model.{k}": v for k, v in s.items()},
-    "'_orig_mod.'": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
-    "'module._orig_mod.module.model.'": lambda s: {f"module._orig_mod.module.model.{k}": v for k, v in s.items()},
-    "state_dict, 'model.'": lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}},
-}
-
-
-@pytest.mark.parametrize("undone", NESTS)
-def test_nests_and_prefixes_are_undone_and_told(tmp_path, weights, undone):
-    torch.save(NESTS[undone](state_dict(weights)), tmp_path / "w.pth")
-    found, said = load(tmp_path / "w.pth")
-    assert_trees_equal(found.params, weights.params)
-    assert len(said) == undone.count(",") + 1
-    for word in undone.split(", "):
-        assert any(word in line and "w.pth" in line for line in said)
-
-
 @pytest.mark.parametrize(
     ("prefix", "separator"), [("params/", "/"), ("params.", "."), ("", "."), ("model/params/", "/")]
 )
@@ -112,14 +77,6 @@ def test_flax_names_of_other_programs(tmp_path, weights, prefix, separator):
     assert len(said) == bool(prefix)
 
 
-def test_parameters_and_views_and_old_files_are_read(tmp_path, weights):
-    state = state_dict(weights)
-    state["fc4.weight"] = torch.nn.Parameter(state["fc4.weight"].T.contiguous().T)
-    for new in (True, False):
-        torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=new)
-        assert_trees_equal(load(tmp_path / "w.pth")[0].params, weights.params)
-
-
 def test_types_are_cast_where_they_are_to_be_computed_with(tmp_path):
     weights = small_weights("float64")
     path = save(tmp_path, "pth", weights)
@@ -129,83 +86,6 @@ def test_types_are_cast_where_they_are_to_be_computed_with(tmp_path):
     assert load(path, dtype=None)[0].params["fc3"]["bias"][1] == 1e300
     with pytest.raises(UserError, match="fc3/bias: expected numbers within float32's range"):
         load(path)
-
-
-class Evil:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.folder / "ran"),)
-
-
-EVIL = {
-    "new.pth": lambda evil, path: torch.save(evil, path),
-    "nested.pth": lambda evil, path: torch.save({"state_dict": {"conv1.weight": evil}}, path),
-    "old.pth": lambda evil, path: torch.save(evil, path, _use_new_zipfile_serialization=False),
-    "plain.pth": lambda evil, path: path.write_bytes(pickle.dumps(evil)),
-    "plain.pt": lambda evil, path: path.write_bytes(pickle.dumps({"conv1.weight": evil})),
-    "named.safetensors": lambda evil, path: path.write_bytes(pickle.dumps(evil)),
-}
-
-
-@pytest.mark.parametrize("name", EVIL)
-def test_a_pickle_that_would_run_does_not(tmp_path, name):
-    EVIL[name](Evil(tmp_path), tmp_path / name)
-    with pytest.raises(UserError, match=r"refused: .*posix.mkdir|not a readable (PyTorch|safetensors) file"):
-        load(tmp_path / name)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_whole_module_is_refused_by_its_name(tmp_path):
-    torch.save(TutorialModel(), tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"TutorialModel.*save model.state_dict\(\)"):
-        load(tmp_path / "w.pth")
-
-
-def other(**changes):
-    """The state_dict, some entries changed or (None) left out."""
-
-    def change(state):
-        changed = {**state, **{name.replace("__", "."): value for name, value in changes.items()}}
-        return {name: value for name, value in changed.items() if value is not None}
-
-    return change
-
-
-NAN = torch.full((3,), torch.nan)
-WRONG = {
-    "missing": (other(fc3__bias=None), "fc3.bias: expected [3], got nothing"),
-    "first missing": (other(conv1__weight=None), "conv1.weight: expected 4 axes, got nothing"),
-    "extra": (other(fc5__weight=torch.zeros(2)), "fc5.weight: expected no such entry, got [2]"),
-    "misshapen": (other(fc3__weight=torch.zeros(3, 2, 16, 16)), "fc3.weight: expected [3, 512], got [3, 2, 16, 16]"),
-    "NHWC": (other(conv1__weight=torch.zeros(3, 3, 3, 2)), "conv1.weight: expected [3, 3, 3, 3], got [3, 3, 3, 2]"),
-    "no outputs": (other(fc4__weight=torch.zeros(0, 3)), "fc4.weight: expected 2 axes, got [0, 3]"),
-    "scalar": (other(fc4__bias=torch.tensor(1.0)), "fc4.bias: expected [10], got []"),
-    "NaN": (other(fc3__bias=NAN), "fc3.bias: expected finite numbers, got NaN or infinity"),
-    "infinity": (other(fc3__bias=-1 / torch.zeros(3)), "fc3.bias: expected finite numbers"),
-    "integers": (other(fc3__bias=torch.zeros(3, dtype=torch.int64)), "fc3.bias: expected a tensor of float32"),
-    "complex": (other(fc3__bias=torch.zeros(3, dtype=torch.complex64)), "fc3.bias: expected a tensor of float32"),
-    "sparse": (other(fc3__bias=torch.zeros(3).to_sparse()), "fc3.bias: expected a tensor of float32"),
-    "mixed": (other(fc3__bias=torch.zeros(3, dtype=torch.float16)), "one type, got float16 and float32"),
-    "a number": (other(fc3__bias=3.0), "fc3.bias: expected a tensor of float32"),
-    "twice": (other(module__fc3__bias=NAN), "fc3.bias: expected once, got module.fc3.bias too"),
-    "another model": (lambda _: torch.nn.Linear(2, 2).state_dict(), "conv1.weight: expected 4 axes"),
-    "a list": (lambda s: list(s.values()), "expected a state_dict, got list"),
-    "empty": (lambda _: {}, "conv1.weight: expected 4 axes, got nothing"),
-    "itself": (lambda _: (d := {}, d.update(model=d))[0], "model: expected a tensor of float32"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", WRONG)
-def test_what_does_not_fit_is_one_line_naming_the_entry(tmp_path, weights, fault):
-    change, words = WRONG[fault]
-    torch.save(change(state_dict(weights)), tmp_path / "w.pth")
-    with pytest.raises(UserError) as raised:
-        load(tmp_path / "w.pth")
-    assert words in str(raised.value)
-    assert "w.pth" in str(raised.value)
-    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -302,9 +182,9 @@ def test_noise_is_refused(tmp_path_factory, content, suffix):
     [
         ("w.txt", None, "end it in .pth, .pt or .safetensors"),
         ("w.pth", "flax", "leave --naming out"),
-        ("absent/w.pth", None, "cannot write"),
-        ("absent/w.safetensors", None, "cannot write"),
-        ("folder.pth", None, "cannot write"),
+        ("absent/w.pth", None, "no such folder"),
+        ("absent/w.safetensors", None, "no such folder"),
+        ("folder.pth", None, "a folder or a device"),
     ],
 )
 def test_what_cannot_be_written_leaves_nothing(tmp_path, weights, name, naming, words):
@@ -342,7 +222,7 @@ def test_a_file_that_reads_back_otherwise_does_not_count(tmp_path, weights, form
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_pth_needs_torch(tmp_path, weights):
+def test_only_writing_a_pth_needs_torch(tmp_path, weights):
     for form in ("pth", "safetensors", "torch.safetensors"):
         save(tmp_path, form, weights)
     program = """
@@ -355,15 +235,16 @@ for name in sys.argv[1:]:
     try:
         parity.load_weights(name)
         print("loaded")
+        parity.save_weights("never.pth", parity.load_weights(name))
     except Exception as problem:
         print(type(problem).__name__, problem)
 """
     names = [tmp_path / f"weights.{form}" for form in ("safetensors", "torch.safetensors", "pth")]
     done = subprocess.run([sys.executable, "-c", program, *names], cwd=ROOT, capture_output=True, text=True, check=True)
-    first, second, third = done.stdout.splitlines()
-    assert first == second == "loaded"
-    assert third.startswith("UserError PyTorch is not installed")
-    assert "pip install 'jaxcnn[parity]'" in third
+    assert done.stdout.splitlines()[::2] == ["loaded"] * 3
+    for line in done.stdout.splitlines()[1::2]:
+        assert line.startswith("UserError PyTorch is not installed")
+        assert "pip install 'jaxcnn[parity]'" in line
 
 
 def test_zip_checksums_are_what_notices(saved, tmp_path):

@@ -18,9 +18,13 @@ def test_convert_there_and_back(script, tmp_path, weights):
     assert "w.pth: bfloat16" in result.stdout
     assert "--dataset digits" in result.stderr
     torch.save({"state_dict": torch.load(tmp_path / "w.pth", weights_only=True)}, tmp_path / "w.pth")
-    result = script("convert", "w.pth", "back.safetensors", "--naming", "torch")
+    state = torch.load(tmp_path / "w.pth", weights_only=True)["state_dict"]
+    torch.save({"state_dict": state, "ema": {n: t + 1 for n, t in state.items()}}, tmp_path / "w.pth")
+    result = script("convert", "w.pth", "back.safetensors")
+    assert "several networks fit: state_dict, ema" in result.stderr
+    result = script("convert", "w.pth", "back.safetensors", "--naming", "torch", "--entry", "state_dict")
     assert result.returncode == 0, result.stderr
-    assert "opened state_dict" in result.stderr
+    assert "took what is in 'state_dict.'" in result.stderr
     assert_trees_equal(parity.load_weights(tmp_path / "back.safetensors", dtype=None).params, weights.params)
 
 
@@ -35,7 +39,9 @@ def test_evaluate_takes_pytorchs_file(script, tmp_path, weights):
     ("arguments", "words"),
     [
         (["absent.pth", "b.pth"], ["no such file", "absent.pth"]),
-        (["empty.pth", "b.pth"], ["not a readable PyTorch file", "empty.pth"]),
+        (["empty.pth", "b.pth"], ["an empty file", "empty.pth"]),
+        (["w.safetensors", "."], ["a folder or a device, not a file", "name a file"]),
+        (["w.safetensors", "absent/b.pth"], ["no such folder", "absent", "make it"]),
         (["w.safetensors", "b.txt"], [".txt", "end it in .pth, .pt or .safetensors"]),
         (["w.safetensors"], ["DST"]),
     ],

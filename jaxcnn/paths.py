@@ -1,0 +1,14 @@
+"""Paths as people write them."""
+
+import os
+from pathlib import Path
+
+from jaxcnn.errors import UserError
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """Return a path with the home folder for its `~`, which no shell expands in `--out=~/run` or in a program."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError("no home folder of this user", path, "write the whole path") from None
