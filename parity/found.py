@@ -173,9 +173,9 @@ def _by_order(entries: Entries, plain: Plain) -> Iterable[Candidate]:
     Only networks of nothing but weights and biases, whose shapes tell one from the other.
     """
     groups: dict[str, list[str]] = {}
-    for name in plain:
+    for name in (name for name in plain if not any(re.search(pattern, name) for pattern in CHANGED)):
         for start in (0, *(m.end() for m in re.finditer(r"\.", name))):
-            if _is_layer(name[start:], entries[plain[name]]) and not any(re.search(p, name) for p in CHANGED):
+            if _is_layer(name[start:], entries[plain[name]]):
                 groups.setdefault(name[:start], []).append(name)
     told = {key: ours for key, ours in NAMES.items() if {e.collection for e in TABLES[key[0]].entries} == {"params"}}
     lengths = {*map(len, told.values())}  # of several prefixes of the same names the longest

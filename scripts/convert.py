@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
 
 import parity
-from jaxcnn import cli, files, platform
+from jaxcnn import cli, platform
 from jaxcnn.paths import at_home
 
 EXAMPLES = """examples:
@@ -35,7 +35,6 @@ def parser() -> cli.ArgumentParser:
 def main() -> None:
     """Load, check, write, print."""
     arguments = parser().parse_args()
-    files.check_folder(arguments.target)
     platform.start("cpu")
     weights = parity.load_weights(arguments.source, dtype=None, entry=arguments.entry)
     parity.save_weights(arguments.target, weights, arguments.naming)

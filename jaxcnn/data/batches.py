@@ -79,8 +79,7 @@ def parsed(batch: bytes, form: str, where: Path) -> tuple[UInt8[np.ndarray, "n 3
     if (pixels.shape, len(labels)) != ((n, PIXELS), n):
         what = f"{pixels.shape} with {len(labels):,} labels instead of {n:,} images"
         raise UserError(f"batch of the wrong size ({what})", where, official.GET_ANOTHER_COPY)
-    if unknown := [label for label in labels if type(label) is not int or not 0 <= label < len(official.CLASS_NAMES)]:
-        raise UserError(f"label {unknown[0]!r:.20} is not one of 0 to 9", where, official.GET_ANOTHER_COPY)
+    official.check_labels(labels, where)
     return pixels, np.array(labels, dtype=np.uint8)
 
 

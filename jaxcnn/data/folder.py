@@ -74,13 +74,14 @@ def natural(name: str) -> tuple[Any, ...]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Tell if a file or a folder is one that systems make for themselves."""
     return name.startswith((".", "__MACOSX"))
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:
     names = sorted((path.name for path in folder.iterdir() if path.is_dir()), key=natural)
-    return {name: folder / name for name in names if not _is_hidden(name)}
+    return {name: folder / name for name in names if not is_hidden(name)}
 
 
 def _splits(folder: Path) -> tuple[Path, Path | None]:
@@ -106,8 +107,8 @@ def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:
 
     seen = {os.path.realpath(folder)}  # a link may lead back
     for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True) if folder.is_dir() else ():
-        folders[:] = [name for name in folders if not _is_hidden(name) and _is_new(Path(where, name), seen)]
-        found += [Path(where, name) for name in names if not _is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name) and _is_new(Path(where, name), seen)]
+        found += [Path(where, name) for name in names if not is_hidden(name)]
     found.sort(key=lambda path: natural(path.relative_to(folder).as_posix()))
     chosen = [path for path in found if is_picture(path)]
     others = {*found} - {*chosen}

@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -58,6 +59,13 @@ def not_known(file: Path) -> UserError:
     return UserError(what, file, f"{GET_ANOTHER_COPY}, or if you trust it: prepare_data.py --from it --allow-modified")
 
 
+def check_labels(labels: Iterable[object], where: Path) -> None:
+    """Raise UserError naming the first that is none of CIFAR-10's."""
+    for label in labels:
+        if type(label) is not int or not 0 <= label < len(CLASS_NAMES):
+            raise UserError(f"label {label!r:.20} is not one of 0 to 9", where, GET_ANOTHER_COPY)
+
+
 def decode(picture: bytes) -> UInt8[np.ndarray, "32 32 3"]:
     """Return the pixels of a PNG or a JPEG; ValueError if it is not 32 x 32 in 8 bits, before it is decoded."""
     from PIL import Image
@@ -68,7 +76,7 @@ def decode(picture: bytes) -> UInt8[np.ndarray, "32 32 3"]:
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def collected(splits: Mapping[str, Iterable[tuple[Path, bytes, object]]], where: Path) -> Dataset:
+def collected(splits: Mapping[str, Iterable[tuple[Path, bytes, Any]]], where: Path) -> Dataset:
     """Decode the pictures of both splits, each given as its place, its bytes and its label, in the order given."""
     n = len(BATCHES) * PER_BATCH
     images, labels, row = np.empty((n, 32, 32, 3), np.uint8), np.empty(n, np.uint8), 0
@@ -82,8 +90,7 @@ def collected(splits: Mapping[str, Iterable[tuple[Path, bytes, object]]], where:
                 except Exception as error:  # damaged bytes can make a decoder raise anything
                     what = str(error) if isinstance(error, ValueError) else "not a PNG or JPEG, or damaged"
                     raise UserError(f"image {row - first:,} of {split}: {what}", place, GET_ANOTHER_COPY) from error
-                if type(label) is not int or not 0 <= label < len(CLASS_NAMES):
-                    raise UserError(f"label {label!r:.20} is not one of 0 to 9", place, GET_ANOTHER_COPY)
+                check_labels([label], place)
                 labels[row] = label
                 row += 1
                 update(1)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from jaxcnn import kinds
 from jaxcnn.data import official
 from jaxcnn.data.dataset import Dataset
+from jaxcnn.data.folder import is_hidden
 from jaxcnn.errors import UserError
 
 DEPTH = 6  # levels of folders: a data set at most four down, and two of its own, train/airplane
@@ -75,14 +76,10 @@ def listed(folder: Path) -> Tree:
     next(folder.iterdir(), None)  # a folder that may not be read is an error, one below it is not
     for where, folders, names in os.walk(folder, followlinks=True):
         inside = Path(where).relative_to(folder)
-        folders[:] = [] if len(inside.parts) == DEPTH else [name for name in folders if not _is_hidden(name)]
-        paths = [Path(where, name) for name in names if not _is_hidden(name)]
+        folders[:] = [] if len(inside.parts) == DEPTH else [name for name in folders if not is_hidden(name)]
+        paths = [Path(where, name) for name in names if not is_hidden(name)]
         files |= {(inside / path.name).as_posix(): path for path in paths if path.is_file()}  # no pipe, no broken link
     return Tree(folder, files)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))
 
 
 def is_archive(start: bytes) -> bool:
@@ -131,7 +128,7 @@ def _members(file: io.BufferedIOBase, left: list[int], nested: int) -> Iterator[
     for name, unfolded in (_zipped if start.startswith(b"PK") else _tarred)(file, start, left):
         parts = [part for part in PurePosixPath(name).parts if part not in ("..", "/")]
         name = "/".join(parts)
-        if any(map(_is_hidden, parts)):
+        if any(map(is_hidden, parts)):
             continue
         if nested and is_archive(unfolded[:HEAD]):
             inner = _members(io.BytesIO(unfolded), left, nested - 1)

@@ -1,10 +1,13 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_dtypes  # noqa: F401 (gives NumPy its bfloat16)
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 
 import parity
 from jaxcnn import Weights
@@ -36,6 +39,21 @@ def load(path: Path, **options) -> tuple[Weights, list[str]]:
     """Weights from any form, and what was said."""
     said: list[str] = []
     return parity.load_weights(path, say=said.append, **options), said
+
+
+def damaged(draw: Callable[[st.SearchStrategy], Any], whole: bytes) -> bytes:
+    """A file cut short, with a bit flipped or a piece overwritten: anywhere, or near its ends, where headers are."""
+    content, near = bytearray(whole), st.integers(1, 900)
+    place = draw(st.integers(0, len(content) - 1) | st.just(0) | near | near.map(lambda i: len(content) - i))
+    match draw(st.sampled_from(["cut", "flip", "overwrite"])):
+        case "cut":
+            del content[place:]
+        case "flip":
+            content[place] ^= 1 << draw(st.integers(0, 7))
+        case "overwrite":
+            piece = draw(st.binary(max_size=40))
+            content[place : place + len(piece)] = piece
+    return bytes(content)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import jaxcnn
 import parity
 from jaxcnn import UserError, Weights, files
 from tests.conftest import ROOT, assert_trees_equal
-from tests.parity.conftest import DTYPES, TutorialModel, load, small_weights
+from tests.parity.conftest import DTYPES, TutorialModel, damaged, load, small_weights
 
 FORMS = {"pth": "torch", "pt": "torch", "safetensors": "flax", "torch.safetensors": "torch"}
 
@@ -142,21 +142,7 @@ def same_or_refused(path: Path, content: bytes) -> None:
 @given(data=st.data(), form=st.sampled_from(list(FORMS)))
 def test_damaged_files_are_refused_or_undamaged_where_it_matters(saved, tmp_path_factory, data, form):
     """Cut short, a bit flipped, a piece overwritten: our files carry checksums, and what is not noticed is no harm."""
-    content = bytearray(saved[form])
-    position = data.draw(
-        st.one_of(
-            st.integers(0, len(content) - 1), st.integers(0, 700), st.integers(1, 700).map(lambda i: len(content) - i)
-        )
-    )
-    match data.draw(st.sampled_from(["cut", "flip", "overwrite"])):
-        case "cut":
-            del content[position:]
-        case "flip":
-            content[position] ^= 1 << data.draw(st.integers(0, 7))
-        case "overwrite":
-            piece = data.draw(st.binary(max_size=40))
-            content[position : position + len(piece)] = piece
-    same_or_refused(tmp_path_factory.mktemp("damaged") / f"w.{form}", bytes(content))
+    same_or_refused(tmp_path_factory.mktemp("damaged") / f"w.{form}", damaged(data.draw, saved[form]))
 
 
 @pytest.mark.parametrize("form", FORMS)

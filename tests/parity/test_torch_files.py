@@ -21,7 +21,7 @@ from parity import torch_files
 from parity.torch_files import Tensor
 from parity.twins.tutorial import CNN
 from tests.conftest import assert_trees_equal
-from tests.parity.conftest import load, small_weights, state_dict
+from tests.parity.conftest import damaged, load, small_weights, state_dict
 from tests.test_pickles import CALLS, GADGETS, HOSTILE, Evil
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool,
@@ -271,20 +271,8 @@ WRITTEN = written()
 @given(form=st.sampled_from([*WRITTEN]), data=st.data())
 def test_damaged_files_are_arrays_or_one_line(tmp_path_factory, form, data):
     """Of a zip archive the right ones: it has checksums."""
-    content = bytearray(WRITTEN[form])
-    place = data.draw(
-        st.integers(0, len(content) - 1) | st.integers(0, 900) | st.integers(1, 900).map(lambda i: len(content) - i)
-    )
-    match data.draw(st.sampled_from(["cut", "flip", "overwrite"])):
-        case "cut":
-            del content[place:]
-        case "flip":
-            content[place] ^= 1 << data.draw(st.integers(0, 7))
-        case "overwrite":
-            piece = data.draw(st.binary(max_size=40))
-            content[place : place + len(piece)] = piece
     path = tmp_path_factory.mktemp("damaged") / "w"
-    path.write_bytes(content)
+    path.write_bytes(damaged(data.draw, WRITTEN[form]))
     try:
         found, _ = load(path)
     except UserError as problem:
