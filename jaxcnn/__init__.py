@@ -36,4 +36,4 @@ def __dir__() -> list[str]:
 
 
 def _modules() -> list[str]:
-    return [module.name for module in iter_modules(__path__)]
+    return [module.name for module in iter_modules(__path__) if module.name != "__main__"]

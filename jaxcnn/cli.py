@@ -2,21 +2,31 @@
 
 import argparse
 import difflib
-import io
+import os
 import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from jaxcnn import streams
 from jaxcnn.config import DATASETS
 from jaxcnn.errors import UserError
 from jaxcnn.paths import at_home
 
+# What a shell that a notebook started says of matplotlib is for the notebook: figures are written, never shown.
+os.environ["MPLBACKEND"] = "agg"
+
 
 def complain(message: str) -> None:
     """Print `error: message` as one line on standard error."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", " ".join(as_called(message).split()), file=sys.stderr)
+
+
+def as_called(text: str) -> str:
+    """Write `python scripts/train.py` as `jaxcnn train`, if that is how this command was called."""
+    called = re.match(r"(python -m )?jaxcnn (?=\w)", sys.argv[0])  # `__main__` puts it there
+    return re.sub(r"(?<![/\w])(python )?scripts/(\w+)\.py", rf"{called[0]}\2", text) if called else text
 
 
 def fail(message: str) -> NoReturn:
@@ -30,6 +40,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, description: str, epilog: str | None = None) -> None:
         keep_lines = argparse.RawDescriptionHelpFormatter
+        epilog = epilog and as_called(epilog)
         super().__init__(description=description, epilog=epilog, allow_abbrev=False, formatter_class=keep_lines)
 
     def error(self, message: str) -> NoReturn:
@@ -84,17 +95,19 @@ seed = number(0, 2**32 - 1, int)  # without x64, JAX drops the higher bits
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Exit with the status that `main` returns, 0 for None, 2 after a UserError in one line, or 130 after Ctrl-C."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # each line is seen as it is printed, in pipes and logs too
+    """Exit with the status that `main` returns, 0 for None, 2 after a UserError in one line, or 130 after Ctrl-C.
+
+    What is printed never changes it: if standard output cannot be written to, a last line on standard error says so.
+    """
+    streams.repair()
     try:
         status = main()
-        sys.stdout.flush()
     except UserError as problem:
         fail(str(problem))
     except KeyboardInterrupt:
         status = 130
-    except BrokenPipeError:  # `| head` has read enough
-        sys.stderr.close()
-        status = 0
+    finally:
+        sys.stdout.flush()
+        if reason := streams.lost.get("stdout"):
+            print(f"warning: standard output did not take what was printed ({reason.strerror})", file=sys.stderr)
     raise SystemExit(status)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from jaxcnn.errors import UserError
 from jaxcnn.layers import check_images, scale_pixels
 from jaxcnn.networks import NETWORKS, Network, Variables, initial_variables
+from jaxcnn.platform import check_process
 
 IMAGE = (32, 32, 3)  # what our networks are trained on
 
@@ -75,6 +76,7 @@ def feature_maps(
     Return float32 (float64 if the parameters are) in the order of `layers`; the last output of one called repeatedly.
     Raise UserError for a layer that there is not, TypeError or ValueError for other images.
     """
+    check_process()
     check_images(images)
     # Of another size, a network may still give an answer, which means nothing.
     if type(network) in NETWORKS.values() and images.shape[1:] != IMAGE:

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ MARGIN, HEAD = 0.15, 0.42
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 STYLE: Any = {"svg.hashsalt": "jaxcnn", "image.composite_image": False}  # a composite PDF image has grey edges
 
+_SAVING = threading.Lock()  # two threads would restore each other's style and warnings
+
 
 def check_format(path: Path) -> str:
     """Return the format that the suffix names. Raise UserError if it is not one of FORMATS."""
@@ -40,7 +43,7 @@ def check_format(path: Path) -> str:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure, whole or not at all, in the format of the suffix. Equal figures make equal files."""
     kind = check_format(path)
-    with written_whole(path) as temporary, mpl.rc_context(STYLE), warnings.catch_warnings():
+    with _SAVING, written_whole(path) as temporary, mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the font may lack the script of a picture's name
         figure.savefig(temporary, format=kind, dpi=200, metadata=FORMATS[kind])
 

@@ -1,5 +1,6 @@
 """Write files whole or not at all, and safetensors files with a checksum."""
 
+import errno
 import hashlib
 import json
 import os
@@ -37,20 +38,33 @@ def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> It
             if check:
                 check(temporary)
             temporary.replace(path)
-            _sync(path.parent)
+            _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
-    """Put a file or a directory on the disk, and drop it from the page cache: the next read is one of the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Put a file on the disk, and drop it from the page cache: the next read is one of the disk."""
+    handle = os.open(path, os.O_RDWR)  # Windows syncs nothing that is open for reading
     try:
         os.fsync(handle)
         if hasattr(os, "posix_fadvise"):  # macOS has none
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError as problem:
+        if problem.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # no such call on this file system
+            raise
     finally:
         os.close(handle)
+
+
+def _sync_folder(path: Path) -> None:
+    """Put a folder's names on the disk, where that can be done: not on Windows, nor on many network file systems."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def check_folder(path: Path | None) -> None:

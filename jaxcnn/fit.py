@@ -1,8 +1,6 @@
 """The loop around `train`: epochs, the run directory, checkpoints, progress, signals. All side effects are here."""
 
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +18,8 @@ from jaxcnn.config import Config
 from jaxcnn.data import Dataset
 from jaxcnn.errors import UserError
 from jaxcnn.networks import Variables, parameter_count
-from jaxcnn.progress import progress
+from jaxcnn.platform import check_process
+from jaxcnn.progress import progress, say
 from jaxcnn.recipe import recipe_for
 from jaxcnn.run_directory import RunDirectory
 from jaxcnn.train import Arrays, TrainState
@@ -42,6 +41,9 @@ class Interrupted(Exception):
 
     signum: int
 
+    def __str__(self) -> str:
+        return f"{signal.Signals(self.signum).name}: saved; the same call goes on"
+
 
 class Diverged(Exception):
     """The loss is NaN or infinite. The newest checkpoint holds the last good state."""
@@ -49,18 +51,21 @@ class Diverged(Exception):
 
 @contextmanager
 def stop_asked() -> Iterator[list[int]]:
-    """Yield a list that receives SIGINT and SIGTERM as they arrive; a second SIGINT stops at once."""
+    """Yield a list that receives SIGINT, SIGTERM and SIGHUP as they arrive; a second SIGINT stops at once."""
     arrived: list[int] = []
 
     def note(signum: int, _: object) -> None:
         if arrived and signum == signal.SIGINT:
             raise KeyboardInterrupt
         arrived.append(signum)
-        os.write(sys.stderr.fileno(), b"\nstopping after this step, and saving; Ctrl-C again stops at once\n")
+        say("\nstopping after this step, and saving; Ctrl-C again stops at once")
 
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+        signals.append(signal.SIGHUP)  # the terminal was closed
     main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set a handler
     with ExitStack() as handlers:
-        for signum in (signal.SIGINT, signal.SIGTERM) if main else ():
+        for signum in signals if main else ():
             handlers.callback(signal.signal, signum, signal.signal(signum, note))
         yield arrived
 
@@ -83,6 +88,7 @@ class Trainer:
 
     def __init__(self, config: Config, dataset: Dataset, mesh: Mesh) -> None:
         """Put the data on the devices; UserError if another process has other data."""
+        check_process()
         self.config, self.dataset, self.mesh, self.batches = config, dataset, mesh, sharding.divided(mesh)
         splits = {"training": dataset.train, "test": dataset.test}
         parts = {f"{name} {part}": getattr(split, part) for name, split in splits.items() for part in Arrays._fields}

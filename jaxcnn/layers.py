@@ -163,7 +163,7 @@ def random_uint16(key: BatchKey, shape: Sequence[int]) -> UInt16[Array, "n ..."]
     size, images = prod(shape), len(key.places)
     blocks = -(-size // 4)
     counters = jnp.broadcast_arrays(key.places[:, None], jnp.arange(blocks, dtype=jnp.uint32)[None])
-    first, second = jax.random.key_data(key.key)
+    first, second = jax.random.key_data(key.key)[:2]  # another generator's key has more words
     words = threefry_2x32((first, second), jnp.stack(counters))
     numbers = lax.bitcast_convert_type(jnp.concatenate([words[0], words[1]], axis=1), jnp.uint16)
     return numbers.reshape(images, 4 * blocks)[:, :size].reshape(images, *shape)

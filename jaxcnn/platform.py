@@ -2,6 +2,9 @@
 
 import os
 import re
+import subprocess
+import sys
+from contextlib import suppress
 
 import jax
 
@@ -10,6 +13,8 @@ from jaxcnn.errors import UserError
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # our name: JAX's
 INSTALL = "on a machine with {}, `make setup EXTRA={}` or pip install 'jax[{}]'; or leave --platform out"
 MACHINES = {"gpu": ("an NVIDIA GPU that `nvidia-smi` lists", "cuda", "cuda12"), "tpu": ("a TPU", "tpu", "tpu")}
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_process = 0  # the first that called `check_process`
 FEW_IMAGES = 250  # for one of a CPU's virtual devices
 
 
@@ -23,20 +28,53 @@ def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]
     # JAX reads both as it starts. Parity shares a GPU's memory with PyTorch, and a repeated run must not differ.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_gpu_deterministic_ops" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    _check_flags(flags)
+    if "xla_gpu_deterministic_ops" not in flags and flags.lstrip()[:1] in ("", "-"):  # else it names a file of flags
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
     if cpu_devices is not None:
-        jax.config.update("jax_num_cpu_devices", cpu_devices)
+        with suppress(RuntimeError):  # JAX runs already, as in a notebook, on the devices that it has
+            jax.config.update("jax_num_cpu_devices", cpu_devices)
     if platform is not None:
         jax.config.update("jax_platforms", PLATFORMS[platform])
     try:
-        return jax.devices()
+        devices = jax.devices()
     except (RuntimeError, AssertionError) as problem:
         reason = re.split(r"[\n:]", str(problem) or "none found")[0]
-        asked = platform or os.environ.get("JAX_PLATFORMS", "?")
-        where = f"--platform {asked}" if platform else "JAX_PLATFORMS"
-        todo = INSTALL.format(*MACHINES[asked]) if asked in MACHINES else "unset JAX_PLATFORMS"
-        raise UserError(f"JAX has no {asked} here ({reason})", where, todo) from None
+        if platform is None:
+            asked = os.environ.get("JAX_PLATFORMS", "")
+            where = f"the environment variable JAX_PLATFORMS={asked}"
+            raise UserError(f"JAX cannot start on {asked}", where, "unset it, or set it to cpu") from None
+        todo = INSTALL.format(*MACHINES[platform]) if platform in MACHINES else "start it on another platform"
+        raise UserError(f"JAX has no {platform} here ({reason})", f"--platform {platform}", todo) from None
+    if platform not in (None, _name(devices[0])):
+        what, todo = f"JAX runs on {_name(devices[0])} already", "choose in a process of its own, or leave it out"
+        raise UserError(what, f"--platform {platform}", todo)
+    return devices
+
+
+def _name(device: jax.Device) -> str:
+    return "gpu" if device.platform == "cuda" else device.platform
+
+
+def check_process() -> None:
+    """Raise UserError in a process that was forked after JAX did something for us: it would wait for ever there."""
+    global _process
+    _process = _process or os.getpid()
+    if _process != os.getpid():
+        todo = "start processes by multiprocessing.get_context('spawn')"
+        raise UserError("this process was forked after JAX had started", f"process {os.getpid()}", todo)
+
+
+def _check_flags(flags: str) -> None:
+    """Raise UserError if XLA would end the process because of an option that it does not know."""
+    if flags in ("", DETERMINISTIC):
+        return
+    code, environment = "import jax; jax.devices()", {**os.environ, "JAX_PLATFORMS": "cpu"}
+    tried = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if tried.returncode:
+        reason = re.search(r"\] (.*)", tried.stderr)  # after the place in its source; a usage page may follow
+        what = f"XLA refuses its options ({reason[1] if reason else tried.stderr:.200})"
+        raise UserError(what, f"the environment variable XLA_FLAGS={flags:.200}", "correct or unset it")
 
 
 def start_for(batch_size: int, platform: str | None = None) -> list[jax.Device]:
@@ -52,8 +90,7 @@ def start_for(batch_size: int, platform: str | None = None) -> list[jax.Device]:
 
 def describe(devices: list[jax.Device], precision: str) -> str:
     """Return a line that names the devices, JAX's version and the precision of matrix products."""
-    name = "gpu" if devices[0].platform == "cuda" else devices[0].platform
     count = f"{len(devices)} x " if len(devices) > 1 else ""
     tf32 = "float32 (TF32 off)" if precision == "float32" else f"{precision}, parameters float32"
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    return f"{count}{name} ({devices[0].device_kind}){processes}, jax {jax.__version__}, {tf32}"
+    return f"{count}{_name(devices[0])} ({devices[0].device_kind}){processes}, jax {jax.__version__}, {tf32}"

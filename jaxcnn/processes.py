@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import jax
 
+from jaxcnn import streams
 from jaxcnn.errors import UserError
 from jaxcnn.sharding import is_first
 
@@ -61,8 +62,6 @@ def joined(coordinator: str | None, processes: int | None, process: int | None) 
         _leave(f"error: {problem}")
     except KeyboardInterrupt:
         _leave("", 130)
-    except BrokenPipeError:  # `| head` has read enough
-        _leave("", 0)
     except Exception as problem:
         # Gloo's and NCCL's errors are JaxRuntimeErrors or, on some of JAX's paths, ValueErrors.
         if not isinstance(problem, jax.errors.JaxRuntimeError) and "Gloo" not in str(problem):
@@ -115,12 +114,10 @@ def _let_only_python_write() -> None:
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":  # the user asks for the log
         return
     null = os.open(os.devnull, os.O_WRONLY)
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        stream.flush()
-        copy = os.dup(stream.fileno())
-        os.dup2(null, stream.fileno())
-        setattr(sys, name, os.fdopen(copy, "w", buffering=1))
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        getattr(sys, name).flush()
+        setattr(sys, name, streams.unfailing(os.dup(descriptor), name))
+        os.dup2(null, descriptor)
     _messages = sys.stderr
 
 

@@ -1,9 +1,14 @@
-"""Progress on standard error: a bar on a terminal, lines in a log, nothing for a job of less than two seconds."""
+"""Progress on standard error: a bar on a terminal or in a notebook, lines in a log, nothing for less than two seconds.
 
+Nothing here raises because of standard error, which may be closed, broken or absent, or know other letters only.
+"""
+
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
 DELAY = 2.0  # seconds before anything is shown
 LOG_INTERVAL = 10.0  # seconds between two lines of a log
@@ -11,9 +16,27 @@ LOG_INTERVAL = 10.0  # seconds between two lines of a log
 Update = Callable[..., None]  # (count, note=""): `count` more are done; `note` is shown after the figures
 
 
+class _StandardError:
+    """Whatever `sys.stderr` is at the moment; what cannot be written is lost, and letters that it lacks are escaped."""
+
+    def write(self, text: str) -> None:
+        with suppress(Exception):
+            encoding = self.encoding or "utf-8"
+            sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def flush(self) -> None:
+        with suppress(Exception):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 def say(message: str) -> None:
     """Print a line for the user on standard error, since standard output is for a script's results."""
-    print(message, file=sys.stderr, flush=True)
+    stream = _StandardError()
+    stream.write(message + "\n")  # at once, for another thread may write, too
+    stream.flush()
 
 
 def progress(what: str, total: int, unit: str, done: int = 0) -> AbstractContextManager[Update]:
@@ -21,15 +44,43 @@ def progress(what: str, total: int, unit: str, done: int = 0) -> AbstractContext
 
     what: the job's name.  total: how many units it has, 0 if unknown.  done: how many of them are done already.
     """
-    return (_bar if sys.stderr.isatty() else _lines)(what, total, unit, done)
+    kind = _kind_of_bar()
+    return _bar(kind, what, total, unit, done) if kind else _lines(what, total, unit, done)
+
+
+def _kind_of_bar() -> Any:
+    """Choose tqdm's bar for a terminal or a notebook; None for what keeps each state of a bar: pipes and logs."""
+    said = os.environ.get
+    if said("TERM") == "dumb" or said("CI", "") not in ("", "false"):
+        return None
+    with suppress(Exception):
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            return tqdm
+        if "ipykernel.zmqshell" in sys.modules:
+            from tqdm import notebook
+
+            return notebook.tqdm if notebook.IProgress else None  # without ipywidgets it would raise
+    return None
 
 
 @contextmanager
-def _bar(what: str, total: int, unit: str, done: int) -> Iterator[Update]:
-    from tqdm import tqdm
-
-    shown = {"unit": f" {unit}", "unit_scale": True, "delay": DELAY, "leave": False, "dynamic_ncols": True}
-    with tqdm(desc=what, total=total or None, initial=done, **shown) as bar:
+def _bar(kind: Any, what: str, total: int, unit: str, done: int) -> Iterator[Update]:
+    # What matters comes first: a narrow terminal cuts the end off.
+    figures = "{percentage:3.0f}% {remaining} left, {rate_fmt}" if total else "{rate_fmt}"
+    shown = figures + " | {desc} {n_fmt}" + ("/{total_fmt}{postfix} |{bar}|" if total else "{postfix}")
+    # Without smoothing the rate is that of the whole job, and the time left does not jump.
+    style = {
+        "bar_format": shown,
+        "unit": f" {unit}",
+        "unit_scale": True,
+        "smoothing": 0,
+        "delay": DELAY,
+        "leave": False,
+    }
+    place = {"file": _StandardError(), "dynamic_ncols": True} if kind.__module__ == "tqdm.std" else {}
+    with kind(desc=what, total=total or None, initial=done, **style, **place) as bar:
 
         def update(count: int, note: str = "") -> None:
             bar.set_postfix_str(note, refresh=False)

@@ -66,7 +66,8 @@ TrainSteps = Callable[..., TrainState]  # of state, data, seed and count
 
 def random_stream(seed: int | Array, stream: int, index: int | Array = 0) -> Key[Array, ""]:
     """Make the key of number `index` of a stream: INIT, SHUFFLE (index: epoch) or DROPOUT (index: step)."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), index)
+    key = jax.random.key(seed, impl="threefry2x32")  # whichever one is JAX's default in this process
+    return jax.random.fold_in(jax.random.fold_in(key, stream), index)
 
 
 def create_state(recipe: Recipe, seed: int, images: UInt8[Any, "n h w c"] | None = None) -> TrainState:

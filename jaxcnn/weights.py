@@ -18,6 +18,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.layers import widened
 from jaxcnn.networks import Network, Variables
 from jaxcnn.paths import at_home
+from jaxcnn.platform import check_process
 from jaxcnn.progress import say
 from jaxcnn.train import predict_logits
 
@@ -48,6 +49,7 @@ class Weights:
         images: arrays, PIL images, picture files or lists of these, all that `pictures.prepared` takes and refuses.
         largest: what is white in arrays of floats, 1 or 255.
         """
+        check_process()
         ready = jnp.asarray(pictures.prepared(images, largest))
         logits = predict_logits(self.network, self.variables, ready)
         return np.asarray(jax.nn.softmax(widened(logits)), np.float32)

@@ -1,4 +1,4 @@
-"""`python -m parity`: show that the JAX network is the PyTorch network, and that training it is the same training."""
+"""Show that the JAX network is the PyTorch network, and that training it is the same training: `python -m parity`."""
 
 import argparse
 import importlib

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from jaxcnn.errors import UserError
+from jaxcnn.platform import check_process
 from parity import chain
 from parity.bounds import Check
 from parity.controls import run_controls
@@ -53,6 +54,7 @@ def check(
     say: is told what is being done, for it takes seconds to a minute.
     Nothing that is passed in is changed. UserError if the modules cannot be called, or cannot be matched.
     """
+    check_process()
     _check_arguments(table, loss, optimizer, initial, steps, precision)
     given = Given(torch_module, flax_module, inputs, flax_inputs, torch_kwargs, flax_kwargs)
     say("matching the layers ...")

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs n
 import parity
 from jaxcnn import checkpoints, cli, data, files, fit, platform, processes, sharding, weights
 from jaxcnn.config import DATASETS, DEFAULTS, Config, changed, read_config, resumed, to_json
+from jaxcnn.errors import UserError
 from jaxcnn.networks import widths
 from jaxcnn.paths import at_home
 from jaxcnn.run_directory import RunDirectory
@@ -76,6 +77,8 @@ def parser() -> cli.ArgumentParser:
 def planned(given: dict[str, Any], run: RunDirectory, resume: bool) -> Config:
     """Change what was given in the resumed run's configuration or the data set's default."""
     if resume:
+        if not run.config.exists():
+            raise UserError("no run to go on with", run.path, "leave --resume out to start one, or name a run by --out")
         return resumed(read_config(run.config), given)
     return dataclasses.replace(DEFAULTS[given.get("recipe", "tutorial")][given.get("dataset", "cifar10")], **given)
 
@@ -136,7 +139,8 @@ def train(arguments: dict[str, Any], alone: bool) -> int:
             history = fit.fit(config, dataset, run.path, mesh, variables=init.variables if init else None)
     except fit.Interrupted as stop:
         name = signal.Signals(stop.signum).name
-        print(f"{name}: saved; go on with: python scripts/train.py --resume --out {run.path}", file=sys.stderr)
+        again = cli.as_called(f"python scripts/train.py --resume --out {run.path}")
+        print(f"{name}: saved; go on with: {again}", file=sys.stderr)
         return 128 + stop.signum
     except fit.Diverged as problem:
         todo = "the state before it is the newest checkpoint, try a lower --learning-rate"

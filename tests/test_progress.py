@@ -1,10 +1,24 @@
-"""What a log and a terminal see of something that takes long."""
+"""What a log, a terminal and a notebook see of something that takes long."""
 
+import fcntl
 import io
+import os
+import pty
+import struct
 import sys
-import time
+import termios
+
+import pytest
+import tqdm.std
+from tqdm import notebook
 
 from jaxcnn import progress as module
+
+
+@pytest.fixture(autouse=True)
+def usual_terminal(monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
 
 
 class Terminal(io.StringIO):
@@ -12,35 +26,95 @@ class Terminal(io.StringIO):
         return True
 
 
-def count(monkeypatch, stream, seconds: float) -> str:
-    """Five steps of 100 images, each so many seconds long by the module's clock (tqdm has its own)."""
+def count(monkeypatch, stream, *seconds: float, what: str = "reading x") -> None:
+    """Steps of 100 images, each so many seconds long."""
     clock = [0.0]
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    with module.progress("reading x", 600, "images", done=100) as update:
-        for _ in range(5):
-            clock[0] += seconds
+    for place in (module.time, "monotonic"), (tqdm.std, "time"):
+        monkeypatch.setattr(*place, lambda: clock[0])
+    with module.progress(what, 600, "images", done=100) as update:
+        for each in seconds:
+            clock[0] += each
             update(100, "loss 1")
-    return stream.getvalue()
+
+
+def lines(monkeypatch, stream) -> list[str]:
+    count(monkeypatch, stream, 4, 4, 4, 4, 4)
+    return stream.getvalue().splitlines()
+
+
+LINES = [
+    "reading x: 200 of 600 images, 25/s, 16 s left, loss 1",
+    "reading x: 500 of 600 images, 25/s, 4 s left, loss 1",
+]
 
 
 def test_log_has_a_line_each_ten_seconds(monkeypatch):
-    assert count(monkeypatch, io.StringIO(), 4).splitlines() == [
-        "reading x: 200 of 600 images, 25/s, 16 s left, loss 1",
-        "reading x: 500 of 600 images, 25/s, 4 s left, loss 1",
+    assert lines(monkeypatch, io.StringIO()) == LINES
+
+
+@pytest.mark.parametrize(("name", "value"), [("CI", "true"), ("TERM", "dumb")])
+def test_terminal_that_takes_no_control_characters_has_those_lines(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert lines(monkeypatch, Terminal()) == LINES
+
+
+def test_narrow_terminal_has_a_bar_of_one_line_with_the_time_left_by_the_mean_rate(monkeypatch):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with os.fdopen(theirs, "w") as stream:
+        count(monkeypatch, stream, 10, 1, what="reading " + 40 * "x")
+        shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert [line for line in shown.split("\r") if line.strip()] == [
+        " 33% 00:40 left, 10.0 images/s | reading"[:39],
+        " 50% 00:16 left, 18.2 images/s | reading"[:39],
     ]
+    assert "\n" not in shown
 
 
-def test_terminal_has_a_bar(monkeypatch):
-    monkeypatch.setattr(module, "DELAY", 1e-9)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    with module.progress("reading x", 600, "images") as update:
-        time.sleep(0.2)  # tqdm draws ten times a second at most
-        update(300)
-    assert "\rreading x:  50%" in sys.stderr.getvalue()
-    assert "\n" not in sys.stderr.getvalue()
+def test_notebook_has_its_bar_and_lines_without_ipywidgets(monkeypatch):
+    made = []
+
+    class Bar(notebook.tqdm):  # as it is in a kernel with ipywidgets, but for the widget
+        def __init__(self, **options):
+            made.append(options)
+
+        def set_postfix_str(self, text, refresh):
+            made.append(text)
+
+        update = close = lambda self, *count: None
+
+    monkeypatch.setitem(sys.modules, "ipykernel.zmqshell", module)
+    monkeypatch.setattr(notebook, "tqdm", Bar)
+    monkeypatch.setattr(notebook, "IProgress", Bar)
+    count(monkeypatch, io.StringIO(), 4)
+    assert made[0]["total"] == 600
+    assert made[1:] == ["loss 1"]
+    monkeypatch.setattr(notebook, "IProgress", None)
+    assert lines(monkeypatch, io.StringIO()) == LINES
 
 
 def test_nothing_is_said_of_what_is_over_in_two_seconds(monkeypatch):
-    assert count(monkeypatch, io.StringIO(), 0.3) == ""
-    assert count(monkeypatch, Terminal(), 0).strip() == ""
+    for stream in (io.StringIO(), Terminal()):
+        count(monkeypatch, stream, 0.3, 0.3, 0.3, 0.3, 0.3)
+        assert stream.getvalue().strip() == ""
+
+
+class Broken(Terminal):
+    def write(self, text):
+        raise BrokenPipeError
+
+    def flush(self):
+        raise BrokenPipeError
+
+
+def test_a_stream_that_is_no_good_stops_nothing(monkeypatch):
+    closed, written = io.StringIO(), io.BytesIO()
+    closed.close()
+    for stream in (None, closed, Broken("x"), io.TextIOWrapper(written, "ascii", write_through=True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        module.say("reading é")
+        count(monkeypatch, stream, 4, 4, what="reading é")
+    assert written.getvalue().decode().splitlines()[0] == r"reading \xe9"
+    assert r"reading \xe9: 200 of 600" in written.getvalue().decode()
