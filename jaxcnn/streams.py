@@ -58,7 +58,7 @@ def repair() -> None:
             setattr(sys, name, unfailing(descriptor, name))
 
 
-def _descriptor(stream: TextIO) -> int | None:
+def _descriptor(stream: Any) -> int | None:  # a notebook may put anything there
     with suppress(OSError, ValueError, AttributeError):
         stream.flush()
         return stream.fileno()

@@ -215,9 +215,9 @@ def _nnx_calls(around: Callable[..., Any]) -> Iterator[None]:
     with ExitStack() as stack:
         for one in {c for c in classes(nnx.Module) if "__call__" in vars(c)}:
             own = vars(one)["__call__"]
-
-            def called(self: Any, *args: Any, own: Any = own, **kwargs: Any) -> Any:
-                return around(functools.partial(own, self), self, args, kwargs)
-
-            stack.enter_context(mock.patch.object(one, "__call__", functools.wraps(own)(called)))
+            # A lambda, a hundred of which are made for each run: of a `def` the tests would check the annotations.
+            called = functools.wraps(own)(
+                lambda self, *args, own=own, **kwargs: around(functools.partial(own, self), self, args, kwargs)
+            )
+            stack.enter_context(mock.patch.object(one, "__call__", called))
         yield

@@ -46,10 +46,10 @@ def test_evaluate_takes_pytorchs_file(script, tmp_path, weights):
         (["w.safetensors"], ["DST"]),
     ],
 )
-def test_bad_usage_is_one_line_and_leaves_nothing(script, tmp_path, weights, arguments, words):
+def test_bad_usage_is_one_line_and_leaves_nothing(command, tmp_path, weights, arguments, words):
     (tmp_path / "empty.pth").touch()
     before = sorted(tmp_path.iterdir())
-    result = script("convert", *arguments)
+    result = command("convert", *arguments)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1

@@ -30,34 +30,48 @@ def test_train_then_evaluate(script, tmp_path):
         assert stored["logits"].dtype == np.float32
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--platform", "gpu"], ["no gpu", "make setup EXTRA=cuda"]),
-        (["--platform", "tpu"], ["no tpu", "make setup EXTRA=tpu"]),
-        (["--platform", "npu"], ["--platform", "npu"]),
-        (["--epoch", "3"], ["--epoch", "did you mean --epochs?"]),
-        (["--epochs", "0"], ["--epochs", "'0'"]),
-        (["--epochs", "1.5"], ["--epochs"]),
-        (["--learning-rate", "nan"], ["--learning-rate", "'nan'"]),
-        (["--momentum", "1.5"], ["--momentum", "1.5"]),
-        (["--seed", "-1"], ["--seed"]),
-        (["--seed", "4294967296"], ["--seed"]),
-        (["--batch-size", "7", "--devices", "2"], ["--batch-size", "6 or 8"]),
-        (["--resume"], ["runs/digits"]),
-        (["--init", "absent.safetensors"], ["absent.safetensors"]),
-        (["--out", "."], ["--out"]),
-    ],
-)
-def test_bad_usage_is_one_line_and_leaves_nothing(script, tmp_path, arguments, words):
-    (tmp_path / "mine.txt").write_text("mine")
-    result = script("train", "--dataset", "digits", *arguments)
+def assert_refused(result, words, tmp_path):
+    """In one line, which has the words, and nothing is written."""
     assert result.returncode == 2, result.stdout + result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     for word in words:
         assert word in result.stderr
     assert [p.name for p in tmp_path.iterdir() if p.name != "home"] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--platform", "gpu"], ["no gpu", "make setup EXTRA=cuda"]),
+        (["--platform", "tpu"], ["no tpu", "make setup EXTRA=tpu"]),
+        (["--epoch", "3"], ["--epoch", "did you mean --epochs?"]),
+        (["--batch-size", "7", "--devices", "2"], ["--batch-size", "6 or 8"]),
+    ],
+)
+def test_bad_usage_is_one_line_and_leaves_nothing(script, tmp_path, arguments, words):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert_refused(script("train", "--dataset", "digits", *arguments), words, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--platform", "npu"], ["--platform", "npu"]),
+        (["--epochs", "0"], ["--epochs", "'0'"]),
+        (["--epochs", "1.5"], ["--epochs"]),
+        (["--learning-rate", "nan"], ["--learning-rate", "'nan'"]),
+        (["--momentum", "1.5"], ["--momentum", "1.5"]),
+        (["--seed", "-1"], ["--seed"]),
+        (["--seed", "4294967296"], ["--seed"]),
+        (["--resume"], ["runs/digits"]),
+        (["--init", "absent.safetensors"], ["absent.safetensors"]),
+        (["--out", "."], ["--out"]),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_leaves_nothing(command, tmp_path, arguments, words):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert_refused(command("train", "--dataset", "digits", *arguments), words, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
@@ -68,9 +82,9 @@ def test_help_teaches(script, name):
 
 
 @pytest.mark.parametrize("weights", ["absent", "empty.safetensors", "."])
-def test_weights_that_cannot_be_read(script, tmp_path, weights):
+def test_weights_that_cannot_be_read(command, tmp_path, weights):
     (tmp_path / "empty.safetensors").touch()
-    result = script("evaluate", weights)
+    result = command("evaluate", weights)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1

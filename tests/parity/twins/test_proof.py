@@ -1,7 +1,6 @@
 import dataclasses
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from parity.twins import controls
 from parity.twins.cases import HUGE, TINY, cases, torch_draws
 from parity.twins.pairs import pair_of
 from parity.twins.training import Trial, initial, trial_of
-from tests.conftest import ROOT
+from tests.conftest import ROOT, users_environment
 
 NAME = r"float(64|32)/(outputs|activations|gradients|step|trajectory|evaluation)/[\w.]+(@\w+)?"
 TENSORS = {f"{layer}.{kind}" for layer in ("conv1", "conv2", "fc3", "fc4") for kind in ("weight", "bias")}
@@ -31,10 +30,9 @@ TENSORS = {f"{layer}.{kind}" for layer in ("conv1", "conv2", "fc3", "fc4") for k
 
 def test_the_proof(tmp_path):
     """The command as a user gives it, with a trajectory that goes just beyond an epoch's partial last batch."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     done = subprocess.run(
         [sys.executable, "-m", "parity", "--steps", "70", "--json", "p.json", "--figure", "p.png"],
-        cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=900,
+        cwd=tmp_path, env=users_environment(), capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "p.json").read_text())
