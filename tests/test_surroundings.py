@@ -42,8 +42,12 @@ def test_a_signal_saves_whatever_standard_error_is(config, dataset, tmp_path, mo
         return state
 
     monkeypatch.setattr(fit.Trainer, "steps", interrupted)
-    with contextlib.redirect_stderr(stream), pytest.raises(fit.Interrupted, match=f"^{name}: saved"):
-        run_fit(config, dataset, tmp_path / "run")
+    before = signal.signal(signum, signal.SIG_DFL)  # the suite itself may run under nohup
+    try:
+        with contextlib.redirect_stderr(stream), pytest.raises(fit.Interrupted, match=f"^{name}: saved"):
+            run_fit(config, dataset, tmp_path / "run")
+    finally:
+        signal.signal(signum, before)
     assert (tmp_path / "run/checkpoints/step_000000001.safetensors").exists()
     if isinstance(stream, io.StringIO) and not stream.closed:
         assert "stopping after this step" in stream.getvalue()
