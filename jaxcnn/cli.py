@@ -1,12 +1,17 @@
 """What the scripts' command lines share: one-line errors, exit statuses, suggestions for a mistyped flag."""
 
 import argparse
+import atexit
 import difflib
+import multiprocessing
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxcnn import streams
@@ -100,14 +105,39 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     What is printed never changes it: if standard output cannot be written to, a last line on standard error says so.
     """
     streams.repair()
+    if "matplotlib" in sys.modules:  # the user's matplotlibrc is not for these figures: it may ask for TeX
+        sys.modules["matplotlib"].rcdefaults()
     try:
+        Path.cwd()
         status = main()
     except UserError as problem:
         fail(str(problem))
+    except PermissionError as problem:
+        fail(f"{problem.strerror}: {problem.filename}; allow it, or name another")
+    except FileNotFoundError as problem:
+        if problem.filename is None:  # no path is at fault
+            fail("the current folder is no longer there: cd to one that is")
+        raise
     except KeyboardInterrupt:
         status = 130
+        if "IPython" not in sys.modules:  # else the process goes on
+            atexit.register(os._exit, status)  # if it was within XLA's compiler, Python's own end would crash
     finally:
-        sys.stdout.flush()
+        with suppress(Exception):  # of a stream that somebody put there
+            sys.stdout.flush()
         if reason := streams.lost.get("stdout"):
             print(f"warning: standard output did not take what was printed ({reason.strerror})", file=sys.stderr)
     raise SystemExit(status)
+
+
+def begin_worker() -> None:
+    """Set up a process of a pool: Ctrl-C is for its parent alone, and it ends when its parent does, however that is."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -60,9 +60,9 @@ def stop_asked() -> Iterator[list[int]]:
         arrived.append(signum)
         say("\nstopping after this step, and saving; Ctrl-C again stops at once")
 
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
-        signals.append(signal.SIGHUP)  # the terminal was closed
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What a parent has made ignored stays so: `nohup` does it with SIGHUP, a script with SIGINT of what it starts by &.
+    signals = [one for name in names if signal.getsignal(one := getattr(signal, name)) != signal.SIG_IGN]
     main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set a handler
     with ExitStack() as handlers:
         for signum in signals if main else ():
@@ -132,6 +132,15 @@ def fit(
     Raise Interrupted after a signal, the state being saved; Diverged if the loss is not finite; else UserError.
     """
     run, trainer = RunDirectory(out), Trainer(config, dataset, mesh)
+    with stop_asked() as asked:  # from here on: Ctrl-C within XLA's compiler would end in a crash
+        return _fit(trainer, run, variables, say, checkpoint_seconds, asked)
+
+
+def _fit(
+    trainer: Trainer, run: RunDirectory, variables: Variables | None, say: Say, checkpoint_seconds: float,
+    asked: list[int],
+) -> list[Metrics]:  # fmt: skip
+    config, dataset = trainer.config, trainer.dataset
     state, seconds, history = _start(trainer, run, variables, say)
     compute = training_pflop(trainer.recipe, len(dataset.train), config.epochs)
     steps = f"{trainer.per_epoch:,} steps an epoch"
@@ -144,7 +153,7 @@ def fit(
     if epoch > config.epochs:
         say(f"already trained for {epoch - 1} epochs; --epochs {epoch} or more goes on")
         return list(history.values())
-    with stop_asked() as asked, memory_running_out(trainer.batch_size):
+    with memory_running_out(trainer.batch_size):
         start = time.monotonic()
         state = trainer.compiled(state, range(epoch - 1, config.epochs))
         say(f"compiled in {time.monotonic() - start:.1f} s")
@@ -171,6 +180,10 @@ def _start(
                 if metadata.get(name, mark) != mark:  # checkpoints of earlier versions do not say
                     of = "training" if name == "data" else name
                     raise UserError(f"not the {of} images that the run began with", where, todo)
+        elif files.read_json_lines(run.metrics):
+            raise UserError(
+                "no checkpoint of a run that has metrics", run.checkpoints, "bring them back, or train anew"
+            )
         else:
             checkpoints.save(run.checkpoints, state, metadata)
         lines = [line for line in files.read_json_lines(run.metrics) if line.keys() >= METRICS]

@@ -12,3 +12,10 @@ def at_home(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError("no home folder of this user", path, "write the whole path") from None
+
+
+def user_cache() -> Path:
+    """Return the user's cache folder for this project, which may not exist yet."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("jaxcnn", appauthor=False)

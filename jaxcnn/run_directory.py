@@ -59,7 +59,7 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Hold the directory; UserError if another training holds it."""
         with os_errors("cannot write here ({})", "choose another --out", self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)  # git and some copiers drop a folder that is empty
             try:
                 lock = filelock.FileLock(self.path / ".lock").acquire(timeout=0)
             except filelock.Timeout:

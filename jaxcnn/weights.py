@@ -3,14 +3,14 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Array, Float32
 
 from jaxcnn import files, kinds, networks, pictures
 from jaxcnn.data.official import CLASS_NAMES
@@ -50,9 +50,8 @@ class Weights:
         largest: what is white in arrays of floats, 1 or 255.
         """
         check_process()
-        ready = jnp.asarray(pictures.prepared(images, largest))
-        logits = predict_logits(self.network, self.variables, ready)
-        return np.asarray(jax.nn.softmax(widened(logits)), np.float32)
+        ready = pictures.prepared(images, largest)
+        return np.asarray(_probabilities(self.network, self.variables, ready), np.float32)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}={size}" for name, size in networks.sizes(self.network).items())
@@ -78,6 +77,11 @@ class Weights:
     def dtype(self) -> str:
         """Name the type of the parameters."""
         return jax.tree.leaves(self.params)[0].dtype.name
+
+
+@partial(jax.jit, static_argnums=0)  # one program for one image: each more costs as much as a tenth of the network
+def _probabilities(network: Network, variables: Variables, images: Array) -> Array:
+    return jax.nn.softmax(widened(predict_logits(network, variables, images)))
 
 
 def save_weights(path: Path, weights: Weights) -> None:
@@ -125,7 +129,8 @@ def metadata_of(weights: Weights, naming: str) -> dict[str, str]:
 
 def make_weights(network: Network, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Weights:
     """Make weights of arrays in Flax's naming; names and data set stay unknown if another program wrote the file."""
-    weights = Weights(network.clone(param_dtype=next(iter(arrays.values())).dtype), networks.nested(arrays))
+    variables = networks.nested({name: _aligned(array) for name, array in arrays.items()})
+    weights = Weights(network.clone(param_dtype=next(iter(arrays.values())).dtype), variables)
     try:
         class_names, dataset = json.loads(metadata["class_names"]), json.loads(metadata["dataset"])
         images = json.loads(metadata.get("images", "null"))
@@ -133,6 +138,18 @@ def make_weights(network: Network, arrays: Mapping[str, np.ndarray], metadata: M
         return replace(weights, class_names=tuple(map(str, class_names)), **known)
     except (KeyError, ValueError, TypeError, RecursionError):
         return weights
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """Copy an array to a multiple of 64 bytes, where a CPU's JAX takes it as it is; else it copies it for each call.
+
+    With copies, one image's classes take 1.7 ms, without 0.5.
+    """
+    room = np.empty(array.nbytes + 63, np.uint8)
+    start = -room.ctypes.data % 64
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def network_of(metadata: Mapping[str, str], shape: Callable[[str, int], tuple[int, ...]], where: object) -> Network:

@@ -2,14 +2,13 @@
 
 import multiprocessing
 import os
-import signal
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax
 import torch
 
-from jaxcnn import data, platform
+from jaxcnn import cli, data, platform
 from jaxcnn.files import NamedArrays
 from jaxcnn.networks import Network, describe
 from parity.twins import controls, speedrun_controls, training
@@ -21,8 +20,7 @@ PARTS = ("float64", "float32", "controls")
 
 def run_parts(*given: Any) -> dict[str, Any]:
     """Run all parts side by side; give their checks, the controls and the device."""
-    spawn, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for us alone
-    with ProcessPoolExecutor(len(PARTS), spawn, initializer=signal.signal, initargs=ignored) as pool:
+    with ProcessPoolExecutor(len(PARTS), multiprocessing.get_context("spawn"), cli.begin_worker) as pool:
         running = [pool.submit(part, name, *given) for name in PARTS]
         try:
             results = [future.result() for future in running]

@@ -6,6 +6,7 @@ import platform as machine
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,8 @@ EXAMPLES = """examples:
 Each contender runs in a process of its own on all cores, with the same network and images. All are warmed up, then
 timed in turn (A B C A B C ...). A ratio is PyTorch's best median over this project's; above 1, ours is faster.
 Training is all of a step: augmentation, gradients, optimizer. Speedrun's images grow: each size is timed, and the whole
-training added up of them. Inference looks at an image once, where speedrun's evaluation takes six views of it."""
+training added up of them. Inference looks at an image once, where speedrun's evaluation takes six views of it.
+Prediction is what one image takes from a NumPy array to its probabilities: Weights.predict, and the same in PyTorch."""
 
 CONTENDERS = {  # what they are, and their colours in figures
     "jaxcnn": ("this project", "#4477aa"),
@@ -46,10 +48,11 @@ CONTENDERS = {  # what they are, and their colours in figures
     "torch-channels-last": ("PyTorch eager, channels last", "#cc6677"),
     "torch-compile": ("torch.compile", "#882255"),
 }
-TASKS = ("training", "inference")
+TASKS = ("training", "inference")  # at each batch size
 RECIPES = {"tutorial": (32, 128, 512), "speedrun": (1000,), "speedrun-large": (1000,)}  # and their batch sizes
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 SCALING = {"batch size": (1, 4, 16, 64, 256, 1024, 2048), "width": (1, 2, 3, 4)}
-ROW = "  {:20} {median:10.1f} {min:8.1f} {max:8.1f} {share_of_matmul:10.0%} {first_step_s:9.1f} s {peak_mb:6.0f} MB"
+ROW = "  {:20} {median:10.4g} {min:8.4g} {max:8.4g} {share_of_matmul:10.0%} {first_step_s:9.1f} s {peak_mb:6.0f} MB"
 HEAD = f"  {'':20} {'ms: median':>10} {'min':>8} {'max':>8} {'of matmul':>10} {'first step':>11} {'peak':>9}"
 FIRST_STEP = """
 from jaxcnn import data, fit, platform, sharding, train
@@ -73,7 +76,7 @@ def flops(case: Case) -> int:
     # gradient, and only once if its kernel is constant; without a gradient of its bias, the second's twice.
     is_constant = f"constants/{name}/kernel" in variable_shapes(network)
     spared = layers[name] * (2 if is_constant else 1) + layers[second] * (is_constant and case.size > WHITENING_SIZE)
-    return {"training": 3 * sum(layers.values()) - spared, "inference": sum(layers.values())}[case.task]
+    return 3 * sum(layers.values()) - spared if case.task == "training" else sum(layers.values())
 
 
 def measure(case: Case, rounds: int, update: Update, names: Iterable[str] = CONTENDERS) -> dict[str, Any]:
@@ -127,6 +130,15 @@ def command_to_first_step(**settings: str) -> float:
     start = time.perf_counter()
     subprocess.run(command, check=True, cwd=root, env=os.environ | settings, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
+
+
+def processor() -> str:
+    """Name the processor and the widest of its kinds of instructions that matter here, where Linux says so."""
+    about = Path("/proc/cpuinfo")
+    known = dict(line.split(":", 1) for line in about.read_text().splitlines() if ":" in line) if about.exists() else {}
+    known = {name.strip(): text.strip() for name, text in known.items()}
+    widest = next((kind for kind in INSTRUCTIONS if kind in known.get("flags", "").split()), machine.machine())
+    return f"{known.get('model name', machine.processor())} ({widest})"
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -247,6 +259,8 @@ def main() -> None:
     batch_sizes = arguments.batch_sizes or RECIPES[recipe]
     trained = [Case("training", n, recipe, size=size) for n in batch_sizes for size in sorted(set(sizes or (32,)))]
     cases = [*trained, *(Case("inference", n, recipe) for n in batch_sizes)]
+    if recipe == "tutorial":  # speedrun's evaluation takes six views of an image
+        cases.append(Case("prediction", 1))
     names = [name for name in CONTENDERS if name != "flax" or recipe == "tutorial"]
     points = len(cases) + (sum(map(len, SCALING.values())) if arguments.scaling else 0)
     with progress("benchmark", rounds * points, "rounds") as update:
@@ -255,16 +269,18 @@ def main() -> None:
     of_batch = [[r for r in results if r["task"] == "training" and r["batch_size"] == n] for n in batch_sizes]
     wholes = [whole_training(some, sizes) for some in of_batch] if sizes else []
     # A user waits for the warm one, since pip compiles bytecode as it installs.
-    cold = command_to_first_step(PYTHONDONTWRITEBYTECODE="1", PYTHONPYCACHEPREFIX=os.devnull)
-    seconds = {"cold": cold, "warm": command_to_first_step()}
+    with tempfile.TemporaryDirectory() as kept:  # what is compiled
+        compiled = {"JAX_COMPILATION_CACHE_DIR": kept, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+        cold = command_to_first_step(PYTHONDONTWRITEBYTECODE="1", PYTHONPYCACHEPREFIX=os.devnull, **compiled)
+        seconds = {"cold": cold, "warm": command_to_first_step(**compiled)}
     versions = {name: version(name) for name in ("jax", "flax", "torch")}
-    print(f"{os.cpu_count()} cores, {machine.machine()}, Python {machine.python_version()}", end=", ")
+    print(f"{os.cpu_count()} cores, {processor()}, Python {machine.python_version()}", end=", ")
     print(", ".join(f"{name} {number}" for name, number in versions.items()))
     print(table(sum(grown.values(), results)) + whole_table(wholes))
     print(f"\nfrom the command to the first step: {seconds['cold']:.1f} s cold, {seconds['warm']:.1f} s warm")
     if arguments.json:
         report = {"results": results, "whole_trainings": wholes, "scaling": grown}
-        report |= {"command_to_first_step_s": seconds, "versions": versions}
+        report |= {"command_to_first_step_s": seconds, "processor": processor(), "versions": versions}
         files.write_text(arguments.json, json.dumps(report, indent=2) + "\n")
         figures.save(draw(results), arguments.json.with_suffix(".png"))
         if grown:

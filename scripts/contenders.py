@@ -1,9 +1,9 @@
 """The programs that the benchmark compares, each in a process of its own, whose memory holds no other's framework."""
 
+import os
 import resource
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn import cli
 from jaxcnn.config import DEFAULTS, Config
 
 IMAGES, CIFAR10 = 2048, 50_000  # that the contenders work on, at least; that a training has
@@ -25,7 +26,8 @@ Run = Callable[[int], Cost]  # does a number of steps
 class Case:
     """What the contenders are compared at.
 
-    task: training or inference.  width: of the network, in multiples of the recipe's.  size: of a trained image.
+    task: training; inference, of images on the device; or prediction, of one image at a time, from the NumPy array to
+    that of its probabilities.  width: of the network, in multiples of the recipe's.  size: of a trained image.
     """
 
     task: str
@@ -56,9 +58,10 @@ def jax_runner(case: Case) -> Run:
     """Return a run of this project, which does all steps in one dispatch."""
     import jax.numpy as jnp
 
-    from jaxcnn import platform, sharding, train
+    from jaxcnn import networks, platform, sharding, train
     from jaxcnn.augment import ONE_VIEW
     from jaxcnn.recipe import recipe_for
+    from jaxcnn.weights import make_weights
 
     batch_size, arrays = case.batch_size, fixed_data(case.batch_size)
     mesh = sharding.make_mesh(platform.start_for(batch_size), None, batch_size)
@@ -71,6 +74,7 @@ def jax_runner(case: Case) -> Run:
     # The network, but that an image is looked at once, as PyTorch looks at it.
     network = type("OneView", (type(recipe.network),), {"views": ONE_VIEW})(*case.config.widths)
     images = cache(lambda count: data.images[jnp.arange(count) % len(data.images)])
+    predict = make_weights(network, {k: np.asarray(v) for k, v in networks.named(state.variables).items()}, {}).predict
 
     def run(steps: int) -> Cost:
         nonlocal state
@@ -80,6 +84,10 @@ def jax_runner(case: Case) -> Run:
             if int(state.step) != before + steps:  # which waits for it
                 raise RuntimeError("the loss is not finite, which ends training")
             return 1, 4
+        if case.task == "prediction":
+            for image in islice(cycle(arrays[0]), steps):
+                predict(image)
+            return steps, steps * image.nbytes
         many = images(steps * batch_size)
         train.predict_logits(
             network, state.variables, many, batch_size=batch_size, sharding=batches
@@ -111,10 +119,13 @@ def flax_runner(case: Case) -> Run:
     params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False)
     state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(0.001, 0.9))
 
+    def scaled(x: Any) -> Any:
+        return x.astype(jnp.float32) / 255
+
     def batch(position: Any) -> tuple[Any, Any]:
         start = position * batch_size % len(images)
         x, y = (jax.lax.dynamic_slice_in_dim(a, start, batch_size) for a in (images, labels))
-        return x.astype(jnp.float32) / 255, y.astype(jnp.int32)
+        return scaled(x), y.astype(jnp.int32)
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: Any, position: Any) -> Any:
@@ -127,12 +138,16 @@ def flax_runner(case: Case) -> Run:
         return state.apply_gradients(grads=jax.grad(loss)(state.params))
 
     logits = jax.jit(lambda params, position: model.apply(params, batch(position)[0], False))
+    predict = jax.jit(lambda params, image: jax.nn.softmax(model.apply(params, scaled(image[None]), False)))
+    singles = np.asarray(images)
 
     def run(steps: int) -> Cost:
         nonlocal state
         for position in map(np.int32, range(steps)):
             if case.task == "training":
                 state = step(state, position)
+            elif case.task == "prediction":
+                np.asarray(predict(state.params, singles[position % len(singles)]))
             else:
                 logits(state.params, position).block_until_ready()
         jax.block_until_ready(state)
@@ -158,18 +173,29 @@ def torch_runner(case: Case, kind: str) -> Run:
     network.to(memory_format=order)  # type: ignore[call-overload]  # torch's stubs want a dtype with it
     network.train(case.task == "training")
     forward = torch.compile(network) if kind == "torch-compile" else network
+    taken: Iterator[Any]
     if case.task == "training":
         steps = torch_training.tutorial if case.recipe == "tutorial" else torch_training.speedrun
         taken = steps(network, forward, x, y, case)
+    elif case.task == "prediction":
+        taken = (predict_in_torch(forward, image, order) for image in cycle(images))
     else:
         taken = map(forward, cycle(x.split(case.batch_size)))
 
-    @torch.inference_mode(case.task == "inference")
+    @torch.inference_mode(case.task != "training")
     def run(steps: int) -> None:
         for _ in islice(taken, steps):
             pass
 
     return run
+
+
+def predict_in_torch(forward: Any, image: np.ndarray, order: Any) -> np.ndarray:
+    """Return the probabilities of an image's classes."""
+    import torch
+
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].float().div(255).contiguous(memory_format=order)
+    return forward(x).softmax(1).numpy()
 
 
 def matmul_runner(*_: Any) -> Run:
@@ -191,6 +217,7 @@ run: Run  # of the contender that this process is
 def begin(contender: str, case: Case) -> float:
     """Set up a contender in this process, warm it up, and return the seconds of its first step."""
     global run
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a first step compiles
     runners = {"jaxcnn": jax_runner, "flax": flax_runner, "matmul": matmul_runner}
     if contender.startswith("torch"):
         import torch
@@ -215,8 +242,7 @@ class Contender:
     """A process that does a contender's steps when asked."""
 
     def __init__(self, name: str, case: Case) -> None:
-        ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)  # without it, each process would print a traceback
-        self.process = ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore_ctrl_c)
+        self.process = ProcessPoolExecutor(1, get_context("spawn"), cli.begin_worker)
         self.facts = {"first_step_s": self.process.submit(begin, name, case).result()}
         self.ms: list[float] = []
 

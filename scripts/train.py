@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import signal
 import sys
 from contextlib import nullcontext
@@ -139,7 +140,7 @@ def train(arguments: dict[str, Any], alone: bool) -> int:
             history = fit.fit(config, dataset, run.path, mesh, variables=init.variables if init else None)
     except fit.Interrupted as stop:
         name = signal.Signals(stop.signum).name
-        again = cli.as_called(f"python scripts/train.py --resume --out {run.path}")
+        again = cli.as_called(f"python scripts/train.py --resume --out {shlex.quote(str(run.path))}")
         print(f"{name}: saved; go on with: {again}", file=sys.stderr)
         return 128 + stop.signum
     except fit.Diverged as problem:

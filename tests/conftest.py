@@ -23,6 +23,7 @@ if "xla_cpu_use_fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 
 import dataclasses
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,6 +38,13 @@ from jaxcnn.config import DEFAULTS, Config
 from jaxcnn.data import Dataset, Split
 from jaxcnn.recipe import Recipe, recipe_for
 from jaxcnn.train import Arrays, create_state
+
+for ignored in (
+    signal.SIGINT,
+    signal.SIGHUP,
+):  # by what started the suite, such as nohup; its processes would inherit it
+    if signal.getsignal(ignored) == signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
 

@@ -18,6 +18,8 @@ def main():
     print("späte Zeile", file=sys.stderr)
     os.write(file, b"done")
     print("end")
+    if sys.argv[1:] == ["forbidden"]:
+        raise PermissionError(13, "Permission denied", "läufe")
     if sys.argv[1:]:
         raise UserError("bad", "läufe", "mend it")
 cli.run(main)
@@ -25,10 +27,10 @@ cli.run(main)
 RESULT = f"läufe {1 << 100}\nend\n"
 
 
-def run(folder, redirected="", *, refused=False, **environment):
+def run(folder, redirected="", *, end="", **environment):
     """Run the command in a shell; return its status and both outputs, as far as they are not redirected."""
     (folder / "command.py").write_text(COMMAND)
-    line = f'"{sys.executable}" command.py {"refused" if refused else ""} {redirected}'
+    line = f'"{sys.executable}" command.py {end} {redirected}'
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **environment}
     done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True)
     assert (folder / "result").read_bytes() == b"done"
@@ -45,13 +47,13 @@ def test_a_closed_stream_is_no_error_and_no_file_takes_its_place(tmp_path, close
 
 def test_what_cannot_be_encoded_is_replaced(tmp_path):
     assert run(tmp_path, PYTHONIOENCODING="ascii") == (0, RESULT.replace("ä", r"\xe4"), r"sp\xe4te Zeile" + "\n")
-    status, _, err = run(tmp_path, refused=True, PYTHONIOENCODING="ascii")
+    status, _, err = run(tmp_path, end="refused", PYTHONIOENCODING="ascii")
     assert (status, err.splitlines()[-1]) == (2, r"error: bad: l\xe4ufe; mend it")
 
 
 def test_a_reader_that_has_gone_is_no_error(tmp_path):
     assert run(tmp_path, "| true; exit ${PIPESTATUS[0]}") == (0, "", "späte Zeile\n")
-    assert run(tmp_path, "2>&1 | true; exit ${PIPESTATUS[0]}", refused=True) == (2, "", "")
+    assert run(tmp_path, "2>&1 | true; exit ${PIPESTATUS[0]}", end="refused") == (2, "", "")
 
 
 def test_a_full_disk_under_the_output_is_said(tmp_path):
@@ -70,3 +72,12 @@ def test_a_terminal_that_does_not_block_gets_every_line(tmp_path):
         with os.fdopen(ours) as pipe:
             assert pipe.read() == "x" * 10**6 + "\nend\n"
     assert process.returncode == 0
+
+
+def test_other_ends_are_one_line_too(tmp_path):
+    status, _, err = run(tmp_path, end="forbidden")
+    assert (status, err.splitlines()[1:]) == (2, ["error: Permission denied: läufe; allow it, or name another"])
+    code = "import os, sys; from jaxcnn import cli; os.mkdir('d'); os.chdir('d'); os.rmdir('../d'); cli.run(print)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: the current folder is no longer there: cd to one that is\n")

@@ -1,14 +1,17 @@
 """What a process inherits: an environment, signals, a parent that forked it, a folder that was moved, an odd disk."""
 
 import contextlib
+import dataclasses
 import errno
 import io
 import os
+import re
 import shutil
 import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,25 +45,70 @@ def test_a_signal_saves_whatever_standard_error_is(config, dataset, tmp_path, mo
         return state
 
     monkeypatch.setattr(fit.Trainer, "steps", interrupted)
-    before = signal.signal(signum, signal.SIG_DFL)  # the suite itself may run under nohup
-    try:
-        with contextlib.redirect_stderr(stream), pytest.raises(fit.Interrupted, match=f"^{name}: saved"):
-            run_fit(config, dataset, tmp_path / "run")
-    finally:
-        signal.signal(signum, before)
+    with contextlib.redirect_stderr(stream), pytest.raises(fit.Interrupted, match=f"^{name}: saved"):
+        run_fit(config, dataset, tmp_path / "run")
     assert (tmp_path / "run/checkpoints/step_000000001.safetensors").exists()
     if isinstance(stream, io.StringIO) and not stream.closed:
         assert "stopping after this step" in stream.getvalue()
 
 
-def test_what_nohup_ignores_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_what_a_parent_has_made_ignored_stays_so(name):
+    signum = getattr(signal, name)
+    before = signal.signal(signum, signal.SIG_IGN)
     try:
         with fit.stop_asked() as asked:
-            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signum)
             assert not asked
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signum, before)
+
+
+def test_a_signal_while_it_compiles_is_noted(config, dataset, tmp_path, monkeypatch):
+    start = fit._start
+
+    def interrupted(*given):
+        signal.raise_signal(signal.SIGINT)
+        return start(*given)
+
+    monkeypatch.setattr(fit, "_start", interrupted)
+    with pytest.raises(fit.Interrupted):
+        run_fit(config, dataset, tmp_path / "run")
+    assert len(list((tmp_path / "run/checkpoints").iterdir())) == 2
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(config, dataset, tmp_path):
+    run_fit(dataclasses.replace(config, epochs=1), dataset, tmp_path / "run")
+    before = (tmp_path / "run/metrics.jsonl").read_text()
+    for path in (tmp_path / "run/checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="no checkpoint of a run that has metrics"):
+        run_fit(config, dataset, tmp_path / "run")
+    assert (tmp_path / "run/metrics.jsonl").read_text() == before
+
+
+WORKER = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from jaxcnn import cli
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, get_context("spawn"), cli.begin_worker)
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 600)
+    time.sleep(600)
+"""
+
+
+def test_a_worker_ends_with_its_parent_however_that_ends(tmp_path):
+    (tmp_path / "pool.py").write_text(WORKER)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, tmp_path / "pool.py"], env=environment, stdout=subprocess.PIPE) as process:
+        worker = int(process.stdout.readline())
+        ignored = re.search(r"SigIgn:\s+(\w+)", Path(f"/proc/{worker}/status").read_text())
+        assert int(ignored[1], 16) & 1 << signal.SIGINT - 1  # which is the parent's alone
+        process.kill()
+        process.communicate(timeout=60)  # which ends once no process holds the pipe
 
 
 def test_a_file_is_written_where_a_folder_cannot_be_synced(tmp_path, monkeypatch):
@@ -101,6 +149,40 @@ def test_a_variable_that_stops_jax_is_named(variable, value, words):
     assert done.stderr.count("\n") == 1
     assert words in done.stderr
     assert f"the environment variable {variable}={value}; " in done.stderr
+
+
+CACHE = """
+import sys
+from pathlib import Path
+import jax
+from jaxcnn import platform
+if sys.argv[1:]:
+    platform.CPUINFO = Path(sys.argv[1])
+platform.start("cpu")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.jit(lambda x: x + 1)(1)
+print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+def test_compiled_code_is_kept_for_its_own_kind_of_processor(tmp_path):
+    def folder(*cpuinfo, **environment) -> str:
+        environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", CACHE, *map(str, cpuinfo)],
+            cwd=ROOT, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.strip()
+
+    (tmp_path / "other").write_text("flags : fpu\nflags : fpu\n", encoding="utf-8")
+    mine, other = folder(), folder(tmp_path / "other")
+    assert Path(mine).parent == Path(other).parent == tmp_path / "cache/jaxcnn/compiled"
+    assert mine != other
+    assert list(Path(mine).iterdir())
+    assert folder(tmp_path / "absent") == "None"  # what it runs on is not known
+    assert folder(XDG_CACHE_HOME="/proc/none") == "None"
+    assert folder(JAX_COMPILATION_CACHE_DIR=str(tmp_path)) == str(tmp_path)
 
 
 FORK = """

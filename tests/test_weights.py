@@ -33,6 +33,15 @@ def test_floats_predict_what_bytes_do_bit_for_bit(weights, images):
     assert np.ptp(expected) > 0
 
 
+def test_loaded_arrays_lie_where_jax_takes_them_without_a_copy(weights, tmp_path):
+    save_weights(tmp_path / "w.safetensors", weights)
+    loaded = jaxcnn.load(tmp_path / "w.safetensors")
+    assert loaded == weights
+    for array in jax.tree.leaves(loaded.variables):
+        assert array.ctypes.data % 64 == 0
+        assert array.flags.c_contiguous
+
+
 def test_predictions_are_float32_rows_of_one_image_or_of_none(weights, images):
     narrow = CNN(4, 16, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     for some in (weights, Weights(narrow, drawn(narrow, jnp.bfloat16))):

@@ -11,7 +11,7 @@ from jaxcnn.data import digits, identity, official, search, storage, tfds_folder
 from jaxcnn.data.dataset import Dataset, Split
 from jaxcnn.data.folder import FORM, load_folder
 from jaxcnn.errors import UserError, os_errors
-from jaxcnn.paths import at_home
+from jaxcnn.paths import at_home, user_cache
 from jaxcnn.progress import say
 
 __all__ = ["Dataset", "Split", "load", "prepare"]
@@ -41,7 +41,7 @@ def load(name: str, data_dir: Place | None = None) -> Dataset:
         source = source or search.in_folder(prepare(None))
         if isinstance(source, str):
             address = source
-            return storage.cached(name, address, lambda: _downloaded(_offers(address), storage.user_cache()))
+            return storage.cached(name, address, lambda: _downloaded(_offers(address), user_cache()))
         return storage.cached(name, source.place, partial(source.read, False), source.files)
 
 

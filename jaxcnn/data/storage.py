@@ -13,6 +13,7 @@ import numpy as np
 from jaxcnn.data import official
 from jaxcnn.data.dataset import Dataset, Split
 from jaxcnn.errors import UserError
+from jaxcnn.paths import user_cache
 from jaxcnn.progress import say
 
 FORMAT = 3  # of the cache: raise it with every change
@@ -35,13 +36,6 @@ def require_space(folder: Path, megabytes: int) -> None:
     free = shutil.disk_usage(folder).free // 1_000_000
     if free < megabytes:
         raise UserError(f"{free:,} MB free on the disk, {megabytes:,} MB needed", folder, "make room or choose another")
-
-
-def user_cache() -> Path:
-    """Return the user's cache folder for this project, which may not exist yet."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("jaxcnn", appauthor=False)
 
 
 def cached(name: str, source: Path | str, build: Callable[[], Dataset], files: Iterable[Path] | None = None) -> Dataset:

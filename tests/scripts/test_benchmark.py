@@ -7,10 +7,12 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+import torch
 
 from jaxcnn import platform, recipe, train
 from jaxcnn.config import SPEEDRUN
 from jaxcnn.errors import UserError
+from parity.twins.tutorial import CNN
 from tests.conftest import ROOT
 from tests.scripts.commands import module
 
@@ -23,6 +25,18 @@ Case = contenders.Case
 def few_images(monkeypatch):
     monkeypatch.setattr(contenders, "IMAGES", 8)
     monkeypatch.setattr(platform, "start", lambda *given: jax.devices()[:1])  # it runs already
+
+
+def test_a_prediction_is_of_one_image_and_of_numpy_arrays_on_all_sides():
+    case, (images, _) = Case("prediction", 1), contenders.fixed_data(1)
+    assert contenders.jax_runner(case)(3) == (3, 3 * images[0].nbytes)
+    assert contenders.flax_runner(case)(3) == (3, 12)
+    assert contenders.torch_runner(case, "torch-channels-last")(3) is None
+    with torch.inference_mode():
+        found = contenders.predict_in_torch(CNN(4, 16).eval(), images[0], torch.channels_last)
+    assert isinstance(found, np.ndarray)
+    assert found.shape == (1, 10)
+    assert np.isclose(found.sum(), 1)
 
 
 @pytest.mark.parametrize("task", benchmark.TASKS)
