@@ -274,13 +274,14 @@ def main() -> None:
         cold = command_to_first_step(PYTHONDONTWRITEBYTECODE="1", PYTHONPYCACHEPREFIX=os.devnull, **compiled)
         seconds = {"cold": cold, "warm": command_to_first_step(**compiled)}
     versions = {name: version(name) for name in ("jax", "flax", "torch")}
-    print(f"{os.cpu_count()} cores, {processor()}, Python {machine.python_version()}", end=", ")
+    kind = processor()
+    print(f"{os.cpu_count()} cores, {kind}, Python {machine.python_version()}", end=", ")
     print(", ".join(f"{name} {number}" for name, number in versions.items()))
     print(table(sum(grown.values(), results)) + whole_table(wholes))
     print(f"\nfrom the command to the first step: {seconds['cold']:.1f} s cold, {seconds['warm']:.1f} s warm")
     if arguments.json:
         report = {"results": results, "whole_trainings": wholes, "scaling": grown}
-        report |= {"command_to_first_step_s": seconds, "processor": processor(), "versions": versions}
+        report |= {"command_to_first_step_s": seconds, "processor": kind, "versions": versions}
         files.write_text(arguments.json, json.dumps(report, indent=2) + "\n")
         figures.save(draw(results), arguments.json.with_suffix(".png"))
         if grown:

@@ -74,7 +74,9 @@ def jax_runner(case: Case) -> Run:
     # The network, but that an image is looked at once, as PyTorch looks at it.
     network = type("OneView", (type(recipe.network),), {"views": ONE_VIEW})(*case.config.widths)
     images = cache(lambda count: data.images[jnp.arange(count) % len(data.images)])
-    predict = make_weights(network, {k: np.asarray(v) for k, v in networks.named(state.variables).items()}, {}).predict
+    if case.task == "prediction":  # copies of the parameters, which would count as memory of the others
+        named = {name: np.asarray(array) for name, array in networks.named(state.variables).items()}
+        predict = make_weights(network, named, {}).predict
 
     def run(steps: int) -> Cost:
         nonlocal state

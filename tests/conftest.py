@@ -39,12 +39,10 @@ from jaxcnn.data import Dataset, Split
 from jaxcnn.recipe import Recipe, recipe_for
 from jaxcnn.train import Arrays, create_state
 
-for ignored in (
-    signal.SIGINT,
-    signal.SIGHUP,
-):  # by what started the suite, such as nohup; its processes would inherit it
-    if signal.getsignal(ignored) == signal.SIG_IGN:
-        signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL)
+# What started the suite, such as nohup, may ignore signals, and the suite's processes would inherit that.
+for signum, usual in (signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL):
+    if signal.getsignal(signum) == signal.SIG_IGN:
+        signal.signal(signum, usual)
 
 ROOT = Path(__file__).parent.parent
 
