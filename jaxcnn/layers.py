@@ -1,7 +1,7 @@
 """Pure operations, defined as PyTorch defines them: convolution, max pooling, dropout, cross entropy, first weights.
 
-Layout is NHWC for images and HWIO for kernels. If no gradient is asked for, all of it is XLA's own, which fuses it
-well. `lax.platform_dependent` picks `cpu`'s version of a gradient when the program is lowered.
+Layout is NHWC for images and HWIO for kernels. If no gradient is asked for, nearly all of it is XLA's own, which fuses
+it well. `lax.platform_dependent` picks `cpu`'s version of a gradient when the program is lowered.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,17 +55,17 @@ def stock_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], pa
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv2d(x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], padding: Padding) -> Any:
     """Convolve with stride 1: y[n,i,j,o] = sum over a, b, c of x[n,i+a,j+b,c] kernel[a,b,c,o], x zero-padded."""
-    return stock_conv(x, kernel, padding)
+    return _convolved(x, kernel, padding, cpu.few_channels(kernel) and len(x) <= cpu.EVALUATED)
 
 
 def _conv2d_forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-    return _convolved(x, kernel, padding), (x, kernel)
+    return _convolved(x, kernel, padding, cpu.as_product(x, kernel)), (x, kernel)
 
 
-def _convolved(x: Array, kernel: Array, padding: Padding) -> Array:
+def _convolved(x: Array, kernel: Array, padding: Padding, as_product: bool) -> Array:
     stock = partial(stock_conv, padding=padding)
     is_cut = min(map(min, padding)) < 0  # the gradient's, where a convolution's own was larger than its kernel
-    if is_cut or not cpu.as_product(x, kernel):
+    if is_cut or not as_product:
         return stock(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=partial(cpu.conv2d, padding=padding), default=stock)
 
@@ -77,7 +77,8 @@ def _conv2d_backward(padding: Padding, saved: tuple[Array, Array], dy: Array) ->
     took 389 ms with that one, 154 with this one.
     """
     x, kernel = saved
-    dx = _convolved(dy, kernel[::-1, ::-1].transpose(0, 1, 3, 2), cpu.input_padding(kernel, padding))
+    turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    dx = _convolved(dy, turned, cpu.input_padding(kernel, padding), cpu.as_product(dy, turned))
 
     def stock(x: Array, kernel: Array, dy: Array) -> Array:
         return jax.vjp(lambda kernel: stock_conv(x, kernel, padding), kernel)[1](dy)[0]

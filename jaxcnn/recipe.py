@@ -156,17 +156,17 @@ def resized_forward(
     size: None for images as they are, and a gradient of all parameters.
     """
 
-    def stem(variables: Variables, images: Array) -> Array:
+    def features(variables: Variables, images: Array) -> Array:
         scaled = scale_pixels(images, network.param_dtype)
         params = variables["params"]
         if size is not None:
             scaled = augment.resized(scaled, size)
             if size > WHITENING_SIZE:
                 params = params | {"whiten": lax.stop_gradient(params["whiten"])}
-        return network.apply(variables | {"params": params}, scaled, method="stem")
+        return network.apply(variables | {"params": params}, scaled, method="features")
 
     kept_place = jax.checkpoint_policies.save_only_these_names("place")
-    x = cpu.in_chunks(jax.checkpoint(stem, policy=kept_place))(variables, images)
+    x = cpu.in_chunks(jax.checkpoint(features, policy=kept_place))(variables, images)
     logits, kept = network.apply(variables, x, key, mutable=["batch_stats"], method="classify")
     return logits, {name: tree for name, tree in variables.items() if name != "params"} | dict(kept)
 

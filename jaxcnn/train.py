@@ -6,7 +6,7 @@ another framework or another number of devices draws the same.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key, UInt, UInt8, UInt32
 
 from jaxcnn import augment, cpu
 from jaxcnn.layers import BatchKey, check_images, cross_entropy, scale_pixels
-from jaxcnn.networks import Network, Variables, initial_variables
+from jaxcnn.networks import Network, Variables, initial_variables, network_logits
 from jaxcnn.recipe import Recipe
 
 INIT, SHUFFLE, DROPOUT, SHIFT, FLIP = range(5)
@@ -173,8 +173,7 @@ def _program(recipe: Recipe, batch_size: int, sharding: NamedSharding | None, si
                     batch, random_stream(seed, SHIFT, state.step), random_stream(seed, FLIP), state.step // per_epoch
                 )
             )
-            # `cpu` asks for the devices that share the batch.
-            with nullcontext() if sharding is None else use_abstract_mesh(sharding.mesh.abstract_mesh):
+            with _shared_among(sharding):
                 state = train_step(recipe, state, batch, seed, size)
             if sharding is None:
                 return state
@@ -183,6 +182,11 @@ def _program(recipe: Recipe, batch_size: int, sharding: NamedSharding | None, si
         return lax.while_loop(lambda s: (s.step < last) & jnp.isfinite(s.loss_sum), step, state)
 
     return train_steps
+
+
+def _shared_among(sharding: NamedSharding | None) -> AbstractContextManager[None]:
+    """Name the devices that share a batch to `cpu`, which asks for them."""
+    return nullcontext() if sharding is None else use_abstract_mesh(sharding.mesh.abstract_mesh)
 
 
 @partial(jax.jit, static_argnames=("network", "batch_size", "sharding"))
@@ -200,7 +204,10 @@ def predict_logits(
     sharding: how each batch is divided among devices.
     """
     check_images(images)  # floats would be taken for pixels from 0 to 255, and be black
+    devices = 1 if sharding is None else sharding.mesh.size
     batch_size = min(batch_size, max(len(images), 1))
+    whole = devices * min(cpu.EVALUATED, -(-batch_size // devices))  # the same chunks on each device
+    batch_size = -(-batch_size // whole) * whole
     batches = steps_per_epoch(len(images), batch_size)
     padded = jnp.pad(images, ((0, batches * batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)))
 
@@ -208,7 +215,9 @@ def predict_logits(
         if sharding is not None:
             batch = lax.with_sharding_constraint(batch, sharding)
         seen = (scale_pixels(augment.viewed(batch, view), network.param_dtype) for view in network.views)
-        weighted = [network.apply(variables, x) * view.weight for x, view in zip(seen, network.views, strict=True)]
+        with _shared_among(sharding):
+            outputs = [network_logits(network, variables, x) for x in seen]
+        weighted = [output * view.weight for output, view in zip(outputs, network.views, strict=True)]
         return sum(weighted[1:], weighted[0])
 
     outputs = lax.map(logits, padded.reshape(batches, batch_size, *images.shape[1:]))

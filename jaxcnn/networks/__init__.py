@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
+from jaxcnn import cpu
 from jaxcnn.files import flat_names
 from jaxcnn.networks import speedrun, tutorial
 
@@ -57,6 +58,14 @@ def build(description: Any) -> Network | None:
 def initial_variables(network: Network, key: Key[Array, ""]) -> Variables:
     """Draw the variables of a network, parameters in its `param_dtype`."""
     return network.init(key, jnp.zeros((1, 32, 32, 3), network.param_dtype))
+
+
+def network_logits(network: Network, variables: Variables, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    """Compute the logits of scaled images, dropout off; on the CPU the stage `features`, if there is one, in chunks."""
+    if not hasattr(network, "features"):
+        return network.apply(variables, x)
+    features = partial(network.apply, method="features")
+    return network.apply(variables, cpu.in_chunks(features, cpu.EVALUATED)(variables, x), method="classify")
 
 
 def parameter_count(variables: Variables) -> int:

@@ -58,12 +58,12 @@ class Speedrun(nn.Module):
         self.pool7 = Function(global_max_pool)
         self.head = Dense(self.classes, *types, use_bias=False, kernel_init=unit_deviation)
 
-    def stem(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n (h-1)//2 (w-1)//2 c"]:
+    def features(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n (h-1)//2 (w-1)//2 c"]:
         """Compute what comes before the first batch norm: each image for itself."""
         return self.pool1(self.conv1(self.act0(self.whiten(self.normalise(x)))))
 
     def classify(self, x: Float[Array, "n h w c"], key: BatchKey | None = None) -> Float[Array, "n classes"]:
-        """Compute logits of `stem`. In training, batch statistics are of the images that are real."""
+        """Compute logits of `features`. In training, batch statistics are of the images that are real."""
         for first, *others in GROUPS:
             layer = lambda kind, place: getattr(self, f"{kind}{place}")  # noqa: E731
             x = layer("pool", first)(layer("conv", first)(x)) if first > 1 else x
@@ -75,7 +75,7 @@ class Speedrun(nn.Module):
 
     def __call__(self, x: Float[Array, "n h w 3"], key: BatchKey | None = None) -> Float[Array, "n classes"]:
         """Compute logits of images scaled to 0..1."""
-        return self.classify(self.stem(x), key)
+        return self.classify(self.features(x), key)
 
     @classmethod
     def from_shapes(cls, shape: Callable[[str, int], tuple[int, ...]]) -> "Speedrun":
