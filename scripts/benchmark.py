@@ -10,15 +10,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
 
 import contenders
-from contenders import CIFAR10, Case
+from contenders import CIFAR10, KERNELS, SIDE, Case
 
 from jaxcnn import cli
 from jaxcnn.config import DEFAULTS
@@ -39,7 +41,9 @@ Each contender runs in a process of its own on all cores, with the same network 
 timed in turn (A B C A B C ...). A ratio is PyTorch's best median over this project's; above 1, ours is faster.
 Training is all of a step: augmentation, gradients, optimizer. Speedrun's images grow: each size is timed, and the whole
 training added up of them. Inference looks at an image once, where speedrun's evaluation takes six views of it.
-Prediction is what one image takes from a NumPy array to its probabilities: Weights.predict, and the same in PyTorch."""
+Prediction is what one image takes from a NumPy array to its probabilities: Weights.predict, and the same in PyTorch.
+The limit adds up what each product of a step needs at least: its FLOP at the speed of large matrices' products, the
+faster of PyTorch's and JAX's, or its parameters' bytes at that of a large addition, whichever takes longer."""
 
 CONTENDERS = {  # what they are, and their colours in figures
     "jaxcnn": ("this project", "#4477aa"),
@@ -52,60 +56,52 @@ TASKS = ("training", "inference")  # at each batch size
 RECIPES = {"tutorial": (32, 128, 512), "speedrun": (1000,), "speedrun-large": (1000,)}  # and their batch sizes
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 SCALING = {"batch size": (1, 4, 16, 64, 256, 1024, 2048), "width": (1, 2, 3, 4)}
-ROW = "  {:20} {median:10.4g} {min:8.4g} {max:8.4g} {share_of_matmul:10.0%} {first_step_s:9.1f} s {peak_mb:6.0f} MB"
-HEAD = f"  {'':20} {'ms: median':>10} {'min':>8} {'max':>8} {'of matmul':>10} {'first step':>11} {'peak':>9}"
+ROW = "  {:20} {median:10.4g} {min:8.4g} {max:8.4g} {share_of_limit:10.0%} {first_step_s:9.1f} s {peak_mb:6.0f} MB"
+HEAD = f"  {'':20} {'ms: median':>10} {'min':>8} {'max':>8} {'of limit':>10} {'first step':>11} {'peak':>9}"
 FIRST_STEP = """
 from jaxcnn import data, fit, platform, sharding, train
 from jaxcnn.config import DEFAULTS
-from jaxcnn.paths import at_home
-mesh = sharding.make_mesh(platform.start(None), 1, DEFAULTS["tutorial"]["digits"].batch_size)
-trainer = fit.Trainer(DEFAULTS["tutorial"]["digits"], data.load("digits"), mesh)
+config = DEFAULTS["tutorial"]["digits"]
+trainer = fit.Trainer(config, data.load("digits"), sharding.make_mesh(platform.start(None), 1, config.batch_size))
 trainer.steps(train.create_state(trainer.recipe, 0), 1)"""
 
 
-def flops(case: Case) -> int:
-    """Return the multiplications and additions of an image's matrix products: two for each weight and position."""
+def stages(case: Case) -> list[tuple[int, int]]:
+    """List what a step cannot do without: the FLOP of each product of a layer, and the bytes of parameters it moves.
+
+    Forward and for the input's gradient the weights are read; with the kernel's gradient they and their momentum are
+    read and written. What lies between layers is left out: it can stay in the cache.
+    """
     from jaxcnn.compute import layer_flop
     from jaxcnn.networks import variable_shapes
     from jaxcnn.recipe import WHITENING_SIZE, recipe_for
 
-    network = recipe_for(case.config).network
-    layers = layer_flop(network, case.size)
-    name, second, *_ = layers
-    # Training does each product three times (forward, both gradients), the first layer's twice, as its input needs no
-    # gradient, and only once if its kernel is constant; without a gradient of its bias, the second's twice.
-    is_constant = f"constants/{name}/kernel" in variable_shapes(network)
-    spared = layers[name] * (2 if is_constant else 1) + layers[second] * (is_constant and case.size > WHITENING_SIZE)
-    return 3 * sum(layers.values()) - spared if case.task == "training" else sum(layers.values())
+    network, found = recipe_for(case.config).network, []
+    shapes = variable_shapes(network)
+    is_first_gradient = "constants/whiten/kernel" in shapes and case.size > WHITENING_SIZE  # the second layer's
+    for place, (name, image_flop) in enumerate(layer_flop(network, case.size).items()):
+        is_constant = f"{name}/kernel" not in shapes
+        kernel = shapes["constants/" * is_constant + f"{name}/kernel"]
+        flop, weights = image_flop * case.batch_size, 4 * prod(kernel)
+        found.append((flop, weights))
+        if case.task == "training":
+            found += [(flop, weights)] * (place > is_first_gradient) + [(flop, 4 * weights)] * (not is_constant)
+    return found
 
 
 def measure(case: Case, rounds: int, update: Update, names: Iterable[str] = CONTENDERS) -> dict[str, Any]:
-    """Time the contenders in turn, and return their milliseconds a step and shares of the speed of matrix products."""
-    running, absent = {}, {}
-    for name in [*names, "matmul"]:
-        try:
-            running[name] = contenders.Contender(name, case)
-        except Exception as problem:  # torch.compile wants a C++ compiler
-            absent[name] = str(problem).partition("\n")[0]
-    # At least two to a dispatch, as `fit` takes them.
-    steps = {name: max(2, round(1000 / contender.run(1))) for name, contender in running.items()}
-    for name, contender in running.items():
-        contender.run(steps[name])  # compiles, if the number of images is part of the program
-    for _ in range(rounds):
-        for name, contender in running.items():
-            contender.ms.append(contender.run(steps[name]))
-        update(1)
-    for contender in running.values():
-        contender.process.shutdown()
-    gflops = 2 * 2048**3 / statistics.median(running.pop("matmul").ms) / 1e6
+    """Time the contenders in turn, and return their milliseconds a step and shares of the limit."""
+    running, absent = contenders.in_turn([*names, *KERNELS], case, rounds, update)
+    *products, addition = (statistics.median(running.pop(name).ms) for name in KERNELS)
+    flop_per_ms, bytes_per_ms = 2 * SIDE**3 / min(products), 3 * 4 * SIDE**2 / addition
+    limit = sum(max(flop / flop_per_ms, moved / bytes_per_ms) for flop, moved in stages(case))
     rows: dict[str, Any] = {}
     for name, contender in running.items():
         ms = {"median": statistics.median(contender.ms), "min": min(contender.ms), "max": max(contender.ms)}
-        share = flops(case) * case.batch_size / ms["median"] / 1e6 / gflops
-        rows[name] = {"ms": ms, "share_of_matmul": share, **contender.facts}
-    what = {"recipe": case.recipe, "task": case.task, "batch_size": case.batch_size, "size": case.size}
+        rows[name] = {"ms": ms, "share_of_limit": limit / ms["median"], **contender.facts}
     ratio = ratio_of({name: row["ms"]["median"] for name, row in rows.items()})
-    return {**what, "matmul_gflops": gflops, "ratio": ratio, "rows": rows, "absent": absent}
+    speeds = {"limit_ms": limit, "gflops": flop_per_ms / 1e6, "gb_per_s": bytes_per_ms / 1e6}
+    return {**asdict(case), **speeds, "ratio": ratio, "rows": rows, "absent": absent}
 
 
 def ratio_of(times: dict[str, float]) -> float | None:
@@ -119,8 +115,7 @@ def whole_training(results: Sequence[dict[str, Any]], sizes: Sequence[int]) -> d
     (batch_size,) = {result["batch_size"] for result in results}
     ms = {result["size"]: {name: row["ms"]["median"] for name, row in result["rows"].items()} for result in results}
     names = [name for name in CONTENDERS if all(name in row for row in ms.values())]
-    per_epoch = -(-CIFAR10 // batch_size)
-    seconds = {name: sum(ms[size][name] for size in sizes) * per_epoch / 1000 for name in names}
+    seconds = {name: sum(ms[size][name] for size in sizes) * -(-CIFAR10 // batch_size) / 1000 for name in names}
     return {"batch_size": batch_size, "epochs": dict(Counter(sizes)), "seconds": seconds, "ratio": ratio_of(seconds)}
 
 
@@ -146,7 +141,7 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = []
     for result in results:
         ratio = f"  best PyTorch / jaxcnn = {result['ratio']:.2f}" if result["ratio"] else ""
-        speed = f"matrix products at {result['matmul_gflops']:.0f} GFLOP/s"
+        speed = f"limit {result['limit_ms']:.3g} ms ({result['gflops']:.0f} GFLOP/s, {result['gb_per_s']:.0f} GB/s)"
         lines += [f"\n{result['task']}, batch {result['batch_size']}{detail(result)}: {speed}{ratio}", HEAD]
         for name, row in result["rows"].items():
             count, sent = row["dispatches_and_bytes_sent"] or (0, 0)
@@ -169,8 +164,8 @@ def whole_table(wholes: Sequence[dict[str, Any]]) -> str:
     for whole in wholes:
         ratio = f"  best PyTorch / jaxcnn = {whole['ratio']:.2f}" if whole["ratio"] else ""
         epochs = ", ".join(f"{number} at {size} pixels" for size, number in whole["epochs"].items())
-        total = sum(whole["epochs"].values())
-        lines += [f"\n\nthe whole training, batch {whole['batch_size']}: {total} epochs ({epochs}){ratio}"]
+        count = f"{sum(whole['epochs'].values())} epochs ({epochs})"
+        lines += [f"\n\nthe whole training, batch {whole['batch_size']}: {count}{ratio}"]
         lines += [f"  {name:20} {seconds:10.0f} s" for name, seconds in whole["seconds"].items()]
     return "\n".join(lines)
 

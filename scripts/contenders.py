@@ -3,19 +3,23 @@
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import cycle, islice
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxcnn import cli
 from jaxcnn.config import DEFAULTS, Config
+from jaxcnn.progress import Update
 
+KERNELS = ("torch-product", "jax-product", "addition")  # what tells the machine's speed
+SIDE = 2048  # of their matrices
 IMAGES, CIFAR10 = 2048, 50_000  # that the contenders work on, at least; that a training has
 
 Cost = tuple[int, int] | None  # dispatches, and bytes sent to the device with them; None if there are no dispatches
@@ -200,15 +204,24 @@ def predict_in_torch(forward: Any, image: np.ndarray, order: Any) -> np.ndarray:
     return forward(x).softmax(1).numpy()
 
 
-def matmul_runner(*_: Any) -> Run:
-    """Return a run of products of 2048 x 2048 float32 matrices by PyTorch's library."""
+def kernel_runner(case: Case, kind: str) -> Run:
+    """Return a run of one of KERNELS, on float32 matrices as large as the tutorial's weights."""
     import torch
 
-    a, b = torch.rand(2, 2048, 2048)
+    a, b = torch.rand(2, SIDE, SIDE)
+    if kind == "jax-product":
+        import jax
+        import jax.numpy as jnp
+
+        c, d = map(jnp.asarray, (a.numpy(), b.numpy()))
+        product = jax.jit(jnp.matmul)
+        once = lambda: product(c, d).block_until_ready()  # noqa: E731
+    else:
+        once = partial(a.add_, b) if kind == "addition" else partial(torch.mm, a, b)
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            torch.mm(a, b)
+            once()
 
     return run
 
@@ -220,7 +233,8 @@ def begin(contender: str, case: Case) -> float:
     """Set up a contender in this process, warm it up, and return the seconds of its first step."""
     global run
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a first step compiles
-    runners = {"jaxcnn": jax_runner, "flax": flax_runner, "matmul": matmul_runner}
+    runners = {"jaxcnn": jax_runner, "flax": flax_runner}
+    runners |= {name: partial(kernel_runner, kind=name) for name in KERNELS}
     if contender.startswith("torch"):
         import torch
 
@@ -236,8 +250,15 @@ def work(steps: int) -> tuple[float, dict[str, Any]]:
     start = time.perf_counter()
     cost = run(steps)
     ms = 1000 * (time.perf_counter() - start) / steps
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return ms, {"peak_mb": peak, "steps": steps, "dispatches_and_bytes_sent": cost}
+    return ms, {"peak_mb": peak_mb(), "steps": steps, "dispatches_and_bytes_sent": cost}
+
+
+def peak_mb() -> float:
+    """Return the most memory that this process has held, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the other figure is at least what the process that began this one held
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Contender:
@@ -253,3 +274,27 @@ class Contender:
         ms, facts = self.process.submit(work, steps).result()
         self.facts.update(facts)
         return ms
+
+
+def in_turn(
+    names: Iterable[str], case: Case, rounds: int, update: Update
+) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Time contenders in turn. Return those that run, with their times, and why the others do not."""
+    running: dict[str, Contender] = {}
+    absent: dict[str, str] = {}
+    for name in names:
+        try:
+            running[name] = Contender(name, case)
+        except Exception as problem:  # torch.compile wants a C++ compiler
+            absent[name] = str(problem).partition("\n")[0]
+    # At least two to a dispatch, as `fit` takes them.
+    steps = {name: max(2, round(1000 / contender.run(1))) for name, contender in running.items()}
+    for name, contender in running.items():
+        contender.run(steps[name])  # compiles, if the number of images is part of the program
+    for _ in range(rounds):
+        for name, contender in running.items():
+            contender.ms.append(contender.run(steps[name]))
+        update(1)
+    for contender in running.values():
+        contender.process.shutdown()
+    return running, absent

@@ -69,25 +69,53 @@ def test_speedrun_trains_and_infers_at_one_size_on_both_sides(monkeypatch):
     assert seen == {"20 pixels", "1 view"}
 
 
+@pytest.mark.parametrize("kind", contenders.KERNELS)
+def test_kernels_run(kind, monkeypatch):
+    monkeypatch.setattr(contenders, "SIDE", 8)
+    assert contenders.kernel_runner(Case("training", 1), kind)(2) is None
+
+
+def test_peak_memory_is_the_process_s_own():
+    program = "import contenders; print(contenders.peak_mb())"
+    least = float(
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT / "scripts", check=True, capture_output=True).stdout
+    )
+    assert 5 < least < contenders.peak_mb() / 2  # this process has begun it, and holds two frameworks
+
+
 def test_a_contender_s_process_begins_with_no_framework_in_its_memory():
     program = "import sys, benchmark; assert not {'jax', 'torch', 'matplotlib'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT / "scripts", check=True)
+
+
+def flops(case):
+    return sum(flop for flop, _ in benchmark.stages(case))
 
 
 def test_operations_are_those_of_the_networks_products():
     parameters = {"conv1": 27 * 32, "conv2": 288 * 32, "fc3": 8192 * 512, "fc4": 5120}
     uses = {"conv1": 1024, "conv2": 1024, "fc3": 1, "fc4": 1}
     products = {name: 2 * parameters[name] * uses[name] for name in uses}
-    assert benchmark.flops(Case("inference", 1)) == sum(products.values())
-    assert benchmark.flops(Case("training", 1)) == 3 * sum(products.values()) - products["conv1"]
-    wide = benchmark.flops(Case("training", 1, width=2)) / benchmark.flops(Case("training", 1))
+    assert flops(Case("inference", 1)) == sum(products.values())
+    assert flops(Case("training", 1)) == 3 * sum(products.values()) - products["conv1"]
+    wide = flops(Case("training", 1, width=2)) / flops(Case("training", 1))
     assert 3.9 < wide < 4
     whiten = 2 * 18 * 18 * 2 * 2 * 3 * 24  # the kernel is constant, and its input needs no gradient: once in all
-    forward, training = (benchmark.flops(Case(task, 1, "speedrun", size=19)) for task in ("inference", "training"))
+    forward, training = (flops(Case(task, 1, "speedrun", size=19)) for task in ("inference", "training"))
     assert training == 3 * forward - 2 * whiten
 
 
-SPEEDS = {"jaxcnn": 0.010, "torch": 0.030, "torch-channels-last": 0.020, "matmul": 0.5}
+def test_bytes_are_those_of_parameters_and_their_momentum():
+    weights = 4 * (27 * 32 + 288 * 32 + 8192 * 512 + 5120)
+    moved = lambda *given, **named: sum(count for _, count in benchmark.stages(Case(*given, **named)))  # noqa: E731
+    assert moved("inference", 8) == moved("prediction", 1) == weights
+    assert moved("training", 32) == 6 * weights - 4 * 27 * 32  # twice read, then four; no gradient of the images
+    assert moved("training", 8, "speedrun", size=32) < moved("training", 8, "speedrun", size=19)  # the constants rest
+
+
+TIMES = {"jaxcnn": 0.010, "torch": 0.030, "torch-channels-last": 0.020}  # s a step
+KERNELS = {"torch-product": 0.5, "jax-product": 0.25, "addition": 0.005}
+SPEEDS = TIMES | KERNELS
 
 
 class Fake:
@@ -112,9 +140,9 @@ def test_ratio_table_and_figures(monkeypatch, tmp_path):
     assert [result["ratio"] for result in results] == [2.0, 2.0]
     assert results[0]["rows"]["jaxcnn"]["ms"] == {"median": 10.0, "min": 10.0, "max": 10.0}
     assert set(results[0]["absent"]) == {"flax", "torch-compile"}
-    gflops = 2 * 2048**3 / 0.5 / 1e9
-    share = benchmark.flops(Case("training", 1)) * 32 / 0.010 / 1e9 / gflops
-    assert np.isclose(results[0]["rows"]["jaxcnn"]["share_of_matmul"], share)
+    speeds = 2 * 2048**3 / 0.25, 3 * 4 * 2048**2 / 0.005  # the faster product's
+    limit = sum(max(np.divide(stage, speeds)) for stage in benchmark.stages(Case("training", 32)))
+    assert np.isclose(results[0]["rows"]["torch"]["share_of_limit"], limit / 0.030)
     text = benchmark.table(results)
     assert "best PyTorch / jaxcnn = 2.00" in text
     assert "100 steps in 1 dispatch, 4 bytes sent" in text
@@ -140,7 +168,7 @@ def test_a_whole_training_is_added_up_of_its_sizes(monkeypatch, tmp_path, capsys
     ]  # fmt: skip
     assert not any("flax" in {**r["rows"], **r["absent"]} for r in report["results"])
     (whole,) = report["whole_trainings"]
-    assert whole["seconds"] == {name: pytest.approx(14 * 50 * SPEEDS[name]) for name in SPEEDS if name != "matmul"}
+    assert whole["seconds"] == {name: pytest.approx(14 * 50 * seconds) for name, seconds in TIMES.items()}
     assert whole["ratio"] == pytest.approx(2)
     said = capsys.readouterr().out
     assert "training, batch 1000, 19 pixels:" in said
@@ -165,8 +193,8 @@ def test_the_tutorial_has_no_sizes_and_scaling_is_its_own(monkeypatch, tmp_path,
     report = run_main(monkeypatch, tmp_path, "--batch-sizes", "32")
     assert report["whole_trainings"] == []
     said = capsys.readouterr().out
-    assert "\ntraining, batch 32: matrix" in said
-    assert "\ninference, batch 32: matrix" in said
+    assert "\ntraining, batch 32: limit" in said
+    assert "\ninference, batch 32: limit" in said
     assert "pixels" not in said
     with pytest.raises(UserError, match="--scaling"):
         run_main(monkeypatch, tmp_path, "--recipe", "speedrun", "--scaling")
