@@ -29,9 +29,10 @@ def complain(message: str) -> None:
 
 
 def as_called(text: str) -> str:
-    """Write `python scripts/train.py` as `jaxcnn train`, if that is how this command was called."""
+    """Write `python scripts/train.py` as `jaxcnn train`, if that is how this command was called; parity too."""
     called = re.match(r"(python -m )?jaxcnn (?=\w)", sys.argv[0])  # `__main__` puts it there
-    return re.sub(r"(?<![/\w])(python )?scripts/(\w+)\.py", rf"{called[0]}\2", text) if called else text
+    commands = r"(?<![/\w])(?:(?:python )?scripts/(\w+)\.py|python -m (parity)\b)"
+    return re.sub(commands, lambda found: f"{called[0]}{found[1] or found[2]}", text) if called else text
 
 
 def fail(message: str) -> NoReturn:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 CHUNK = 4  # images: a step takes 38 ms for 42 with the whole batch of 32, 122 for 150 at 128, 480 for 750 at 512
-EVALUATED = 8  # images, dropout off: 2.9 ms for 3.2 with the whole batch of 32, 11 for 12.8 at 128, 40 for 46 at 512
+EVALUATED = 32  # images, dropout off: at batch 128 10.5 ms for 12.8 with the whole batch, at 512 40 for 46
 
 # jaxlib 0.10 gives the CPU's convolutions to YNNPACK, which in training runs them on one thread. With this option they
 # go to Eigen, on all threads: conv2 at batch 32 takes 4.1 ms for 8.3. Evaluation keeps YNNPACK, which fuses the whole

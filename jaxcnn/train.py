@@ -205,9 +205,9 @@ def predict_logits(
     """
     check_images(images)  # floats would be taken for pixels from 0 to 255, and be black
     devices = 1 if sharding is None else sharding.mesh.size
-    batch_size = min(batch_size, max(len(images), 1))
-    whole = devices * min(cpu.EVALUATED, -(-batch_size // devices))  # the same chunks on each device
-    batch_size = -(-batch_size // whole) * whole
+    share = -(-min(batch_size, max(len(images), 1)) // devices)
+    chunks = -(-share // cpu.EVALUATED)
+    batch_size = devices * chunks * -(-share // chunks)  # chunks of one size, as many on each device
     batches = steps_per_epoch(len(images), batch_size)
     padded = jnp.pad(images, ((0, batches * batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)))
 

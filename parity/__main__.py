@@ -45,7 +45,7 @@ Exit status: 0; 1 if something diverges, with the first tensor that does; 2 for 
 def parser() -> cli.ArgumentParser:
     """Make the command line."""
     parser = cli.ArgumentParser("Compare JAX with PyTorch, tensor by tensor, training included.", EPILOG)
-    parser.prog = "python -m parity"
+    parser.prog = cli.as_called("python -m parity")
     parser.add_argument("weights", nargs="?", metavar="WEIGHTS", help="weights in any form (default: random ones)")
     parser.add_argument("--recipe", choices=DEFAULTS,
         help="whose network has random weights (default tutorial; speedrun-large is speedrun, wider)")  # fmt: skip

@@ -15,7 +15,7 @@ from parity.bounds import Check
 from parity.controls import run_controls
 from parity.diagnosis.diagnose import diagnose
 from parity.diagnosis.finding import Finding
-from parity.fed import feed
+from parity.fed import Feeding, feed
 from parity.given import Given
 from parity.initial import Builders, draw_initial, initial_checks
 from parity.matched import Matched
@@ -59,18 +59,8 @@ def check(
     given = Given(torch_module, flax_module, inputs, flax_inputs, torch_kwargs, flax_kwargs)
     say("matching the layers ...")
     matched = Matched(given, table, loss, optimizer or chain.SGD, steps)
-    checks, feeding, drawn, findings = [*chain.untied(matched)], None, None, tuple[Finding, ...]()
-    for one in () if matched.untied else precision:
-        say(f"comparing in {one} ...")
-        with jax.enable_x64(one == "float64"), torch.enable_grad():
-            checks += chain.evaluation(matched, one)
-            if one == "float64":
-                feeding = feed(matched)
-                checks += feeding.checks()
-                checks += chain.converted(matched, variables) if variables is not None else []
-            if train:
-                say(f"training in {one} ...")
-                checks += chain.training(matched, one)
+    checks, feeding = _compared(matched, () if matched.untied else precision, variables, train, say)
+    drawn, findings = None, tuple[Finding, ...]()
     if initial is not None:
         say("drawing initial weights ...")
         drawn = draw_initial(initial, given, matched.table)
@@ -87,6 +77,25 @@ def check(
         made = run_controls(matched)
     names = given.name, given.flax_name
     return Report(tuple(checks), matched.table, *names, matched.pairs, notes, findings, made)
+
+
+def _compared(
+    matched: Matched, precision: Sequence[str], variables: Any, train: bool, say: Callable[[str], None]
+) -> tuple[list[Check], Feeding | None]:
+    """Compare all links but the initial weights. Return Flax fed layer by layer too, if float64 is among them."""
+    checks, feeding = [*chain.untied(matched)], None
+    for one in precision:
+        say(f"comparing in {one} ...")
+        with jax.enable_x64(one == "float64"), torch.enable_grad():
+            checks += chain.evaluation(matched, one)
+            if one == "float64":
+                feeding = feed(matched)
+                checks += feeding.checks()
+                checks += chain.converted(matched, variables) if variables is not None else []
+            if train:
+                say(f"training in {one} ...")
+                checks += chain.training(matched, one)
+    return checks, feeding
 
 
 def _causes(name: str, *shown: Any) -> tuple[Finding, ...]:

@@ -24,7 +24,7 @@ def load(name: str, data_dir: Place | None = None) -> Dataset:
     """Return a data set, images uint8 [n, 32, 32, 3]. Raise UserError if it is missing, damaged or another.
 
     name: `cifar10`, `digits`, or `folder`, of pictures of one's own in `data_dir`.
-    data_dir: where CIFAR-10 is: a folder that holds it in any form that the README names, an archive, or an address.
+    data_dir: where CIFAR-10 is: a folder that holds it in any form that docs/files.md names, an archive, or an address.
     The default is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. If CIFAR-10 is not there, it is downloaded into it.
     """
     if name == "folder":

@@ -28,8 +28,8 @@ def test_every_command_is_listed_and_a_mistyped_one_named(monkeypatch, capsys):
     main.main()
     assert capsys.readouterr().out.startswith("jaxcnn 0.")
     monkeypatch.setattr(sys, "argv", ["jaxcnn evaluate"])
-    cli.complain("not my/scripts/x.py: here; run scripts/prepare_data.py")
-    assert capsys.readouterr().err == "error: not my/scripts/x.py: here; run jaxcnn prepare_data\n"
+    cli.complain("not my/scripts/x.py: here; run scripts/prepare_data.py or python -m parity")
+    assert capsys.readouterr().err == "error: not my/scripts/x.py: here; run jaxcnn prepare_data or jaxcnn parity\n"
 
 
 def test_a_wheel_has_all_packages_and_the_commands(tmp_path):
