@@ -72,7 +72,7 @@ def shape(text: str) -> tuple[int, ...]:
     try:
         return tuple(map(cli.positive_int, text.split(",")))
     except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape: write 2,3,32,32") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape: write 2,3,32,32") from None
 
 
 def main() -> int:
@@ -113,7 +113,7 @@ def own_pair(arguments: argparse.Namespace) -> int:
     known = inspect.signature(checking.check).parameters
     if unknown := [name for name in options if name not in known]:
         raise UserError(
-            f"{unknown[0]!r} is no argument of parity.check", arguments.inputs, f"there are {', '.join(known)}"
+            f"{unknown[0]!r} is not an argument of parity.check", arguments.inputs, f"there are {', '.join(known)}"
         )
     found = checking.check(call(arguments.torch), call(arguments.flax), *inputs, **settings, **options)
     print(found)
