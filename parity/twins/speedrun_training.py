@@ -39,7 +39,7 @@ def augmented(given: Augmented, dtype: torch.dtype) -> torch.Tensor:
 
 
 def views(x: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
-    """List the views of images in evaluation, and their weights: as they are, shifted both ways diagonally, mirrored."""
+    """List the views of images in evaluation, and their weights: as they are, shifted diagonally both ways, flipped."""
     height, width = x.shape[2:]
     padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
     seen = [(1 / 4, x), (1 / 8, padded[:, :, :height, :width]), (1 / 8, padded[:, :, 2:, 2:])]
