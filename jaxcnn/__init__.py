@@ -21,7 +21,7 @@ _MODULES = {"config": ["Config"], "errors": ["UserError"], "networks.tutorial": 
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name or a module when it is asked for: JAX and Flax take a second, which `--help` need not wait for."""
+    """Import a name or a module on first use: JAX and Flax take a second, which `--help` need not wait for."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"jaxcnn.{module}"), name)

@@ -48,7 +48,7 @@ def main() -> int | None:
 
 
 def start() -> None:
-    """Be the installed command."""
+    """Start the installed command."""
     cli.run(main)
 
 

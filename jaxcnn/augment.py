@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key, UInt8, UInt32
 
 
 class View(NamedTuple):
-    """An image as a network may look at it once more: moved, mirrored; and the weight of what it says then."""
+    """Another view of an image, shifted or mirrored, and the weight of the network's output for it."""
 
     weight: float
     down: int = 0
@@ -21,7 +21,7 @@ ONE_VIEW = (View(1.0),)
 
 
 def _framed(images: UInt8[Array, "n h w c"], most: int) -> UInt8[Array, "n h+2*{most} w+2*{most} c"]:
-    """Reflect so many pixels at each border."""
+    """Extend images by `most` reflected pixels at each border."""
     return jnp.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), mode="reflect")
 
 
@@ -39,7 +39,7 @@ def viewed(images: UInt8[Array, "n h w c"], view: View) -> UInt8[Array, "n h w c
 
 
 def resized(x: Float[Array, "n h w c"], size: int) -> Float[Array, "n size size c"]:
-    """Resize scaled images, linearly and without aliases: PyTorch's `interpolate(mode="bilinear", antialias=True)`."""
+    """Resize scaled images linearly, with antialiasing: PyTorch's `interpolate(mode="bilinear", antialias=True)`."""
     return x if x.shape[1:3] == (size, size) else jax.image.resize(x, (len(x), size, size, x.shape[3]), "linear")
 
 
@@ -67,7 +67,7 @@ def flipped(images: UInt8[Array, "n h w c"], mirrored: Bool[Array, "n"]) -> UInt
 def alternating(key: Key[Array, ""], indices: Int32[Array, "n"], epoch: UInt32[Array, ""]) -> Bool[Array, "n"]:
     """Tell which images of a data set are mirrored in an epoch: each in every other one, the first drawn at random.
 
-    A random flip shows some images thrice one way round before the other (Jordan 2024, arXiv 2404.00498, section 3.6).
+    Random flips show some images three times one way before the other (Jordan 2024, arXiv 2404.00498, section 3.6).
     """
     first = jax.vmap(lambda key: jax.random.bits(key, (), jnp.uint32) & 1)(_keys(key, indices))
     return (first ^ (epoch.astype(jnp.uint32) & 1)) == 1

@@ -24,7 +24,7 @@ def save(directory: Path, state: TrainState, metadata: dict[str, str]) -> None:
 def mark_best(path: Path) -> None:
     """Copy a checkpoint to `best.safetensors`."""
     with files.written_whole(path.with_name("best.safetensors")) as temporary:
-        shutil.copyfile(path, temporary)  # not a link: what damages one of them leaves the other
+        shutil.copyfile(path, temporary)  # not a link: damage to one leaves the other intact
 
 
 def saved(directory: Path) -> list[Path]:

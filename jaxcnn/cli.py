@@ -19,7 +19,7 @@ from jaxcnn.config import DATASETS
 from jaxcnn.errors import UserError
 from jaxcnn.paths import at_home
 
-# What a shell that a notebook started says of matplotlib is for the notebook: figures are written, never shown.
+# A notebook sets matplotlib's backend for the shells that it starts, but here figures are written, never shown.
 os.environ["MPLBACKEND"] = "agg"
 
 
@@ -103,7 +103,7 @@ seed = number(0, 2**32 - 1, int)  # without x64, JAX drops the higher bits
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Exit with the status that `main` returns, 0 for None, 2 after a UserError in one line, or 130 after Ctrl-C.
 
-    What is printed never changes it: if standard output cannot be written to, a last line on standard error says so.
+    Printing never changes it: if standard output cannot be written to, a last line on standard error says so.
     """
     streams.repair()
     if "matplotlib" in sys.modules:  # the user's matplotlibrc is not for these figures: it may ask for TeX
@@ -132,7 +132,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def begin_worker() -> None:
-    """Set up a process of a pool: Ctrl-C is for its parent alone, and it ends when its parent does, however that is."""
+    """Set up a process of a pool: it ignores Ctrl-C, which its parent handles, and ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

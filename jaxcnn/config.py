@@ -15,7 +15,7 @@ WIDTHS = {"tutorial": 2, "speedrun": 3, "speedrun-large": 3}  # how many each re
 
 @dataclass(frozen=True)
 class Config:
-    """A training run. The defaults are the tutorial's. Raise UserError for a field that is not right."""
+    """A training run. The defaults are the tutorial's. Raise UserError for an invalid field."""
 
     dataset: Literal["cifar10", "digits", "folder"] = "cifar10"
     data_dir: str | None = None  # None: tensorflow-datasets' own folder; of `folder`, the pictures'
@@ -27,7 +27,7 @@ class Config:
     precision: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters and updates are float32
     widths: tuple[int, ...] = (32, 512)  # of the network, in the order of its fields
     init: str | None = None  # the weights that it started from; None: drawn from PyTorch's initial distribution
-    # A field that was added later says since when; an older run, which lacks it, has its default.
+    # A field that was added later says since which version; an older run, which lacks it, has its default.
     recipe: Literal["tutorial", "speedrun", "speedrun-large"] = field(
         default="tutorial", metadata={"since": "0.2"}
     )  # the network, and its training
@@ -40,7 +40,7 @@ class Config:
 
 
 def _check(fields: Mapping[str, Any], where: object, todo: str) -> None:
-    """Raise UserError naming the first field that is not right."""
+    """Raise UserError naming the first invalid field."""
     kinds: dict[str, Any] = {known.name: known.type for known in dataclasses.fields(Config)}
     for name, value in fields.items():
         kind = kinds[name]
@@ -69,8 +69,8 @@ def _is_a(value: Any, kind: Any) -> bool:
 TUTORIAL = Config()
 SPEEDRUN = Config(recipe="speedrun", epochs=14, batch_size=1000, learning_rate=0.17, momentum=0.6, widths=(32, 96, 128))
 LARGE = replace(SPEEDRUN, recipe="speedrun-large", epochs=13, widths=(48, 192, 320))
-# The digits are 35 times fewer than CIFAR-10's images: fewer to a batch, or larger steps. One's own pictures are fewer
-# still, more often than not.
+# There are 35 times fewer digits than CIFAR-10 images, so batches are smaller, or steps larger. Your own pictures are
+# usually fewer still.
 DEFAULTS: dict[str, dict[str, Config]] = {
     "tutorial": {
         "cifar10": TUTORIAL,
@@ -92,7 +92,7 @@ def to_json(config: Config) -> str:
 
 
 def read_config(path: Path) -> Config:
-    """Read a run's configuration, of this or an earlier version; raise UserError naming a field that is not right."""
+    """Read a run's configuration, of this or an earlier version; raise UserError naming an invalid field."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as problem:

@@ -16,12 +16,12 @@ from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-CHUNK = 4  # images: a step takes 38 ms for 42 with the whole batch of 32, 122 for 150 at 128, 480 for 750 at 512
-EVALUATED = 32  # images, dropout off: at batch 128 10.5 ms for 12.8 with the whole batch, at 512 40 for 46
+CHUNK = 4  # images: a step takes 38 ms, with the whole batch of 32 42; at 128 images 122 and 150, at 512 480 and 750
+EVALUATED = 32  # images, dropout off: at batch 128 it takes 10.5 ms, with the whole batch 12.8; at 512 40 and 46
 
 # jaxlib 0.10 gives the CPU's convolutions to YNNPACK, which in training runs them on one thread. With this option they
-# go to Eigen, on all threads: conv2 at batch 32 takes 4.1 ms for 8.3. Evaluation keeps YNNPACK, which fuses the whole
-# network: 26 ms for 34 at batch 128. Only this version is known to have the option.
+# go to Eigen, on all threads: conv2 at batch 32 takes 4.1 ms, not 8.3. Evaluation keeps YNNPACK, which fuses the whole
+# network: 26 ms, not 34, at batch 128. Only this version is known to have the option.
 COMPILER_OPTIONS = (
     {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
     if version("jaxlib").startswith("0.10.")
@@ -32,7 +32,7 @@ COMPILER_OPTIONS = (
 def in_chunks(stage: Callable[..., Any], most: int = CHUNK) -> Callable[..., Any]:
     """Make a stage of a network work through a batch at most `most` images at a time on the CPU.
 
-    What it works on then stays in the cache, forward and backward. On any other platform the stage is unchanged.
+    Its data then stays in the cache, forward and backward. On any other platform the stage is unchanged.
 
     stage: a function of variables and of pytrees whose leaves start with the batch axis; each image's output depends on
         that image only.
@@ -49,9 +49,9 @@ def in_chunks(stage: Callable[..., Any], most: int = CHUNK) -> Callable[..., Any
 
 
 def _on_each_device(stage: Callable[..., Any], variables: Any, *batch: Any, is_sum: bool = False) -> Any:
-    """Apply a function on each of the devices that share a batch, to its part. is_sum: add what comes out.
+    """Apply a function on each of the devices that share a batch, to its part. is_sum: add the results.
 
-    Left to XLA, a loop over the batch would send each of its parts to all devices.
+    Left to XLA, a loop over the batch would send each part to all devices.
     """
     mesh = get_abstract_mesh()  # that `train` sets
     if mesh.size <= 1 or mesh.manual_axes:
@@ -77,21 +77,21 @@ def few_channels(kernel: Float[Array, "kh kw c o"]) -> bool:
 def as_product(x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"]) -> bool:
     """Tell if a convolution is faster as a product: it has few channels, few pixels, or both few, in a chunk.
 
-    With 32 channels the copies of x that a product needs cost more than it saves, but where they stay in the cache.
+    With 32 channels the copies of x that a product needs cost more than it saves, unless they stay in the cache.
     """
     return few_channels(kernel) or few_pixels(x) or (max(kernel.shape[2:]) <= 32 and len(x) <= CHUNK)
 
 
 def few_pixels(x: Float[Array, "n h w c"]) -> bool:
-    """Tell if images are so small that XLA's convolution spends its time between them.
+    """Tell if images are so small that XLA's convolution spends its time on overhead for each.
 
-    Of 2x2 pixels, 128 channels, 500 of them take it 123 ms, and one product 8.
+    For 500 images of 2x2 pixels and 128 channels it takes 123 ms, one product 8.
     """
     return x.shape[1] * x.shape[2] < 16
 
 
 def _beside(x: Float[Array, "n h w c"], kw: int, padding: Padding) -> Float[Array, "n rows columns {kw}*c"]:
-    """Pad x and put the pixels side by side that a row of the kernel sees."""
+    """Pad x, and put the pixels that a row of the kernel sees side by side."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     columns = x.shape[2] - kw + 1
     return jnp.concatenate([x[:, :, b : b + columns] for b in range(kw)], axis=-1)
@@ -100,18 +100,18 @@ def _beside(x: Float[Array, "n h w c"], kw: int, padding: Padding) -> Float[Arra
 def _taps(
     x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], padding: Padding
 ) -> Float[Array, "n rows columns kh*kw*c"]:
-    """Gather what the kernel sees of x at each output pixel."""
+    """Gather the part of x that the kernel sees at each output pixel."""
     (kh, kw), x = kernel.shape[:2], jnp.pad(x, ((0, 0), *padding, (0, 0)))
     h, w = x.shape[1] - kh + 1, x.shape[2] - kw + 1
     return jnp.concatenate([x[:, a : a + h, b : b + w] for a in range(kh) for b in range(kw)], axis=-1)
 
 
 def conv2d(x: Array, kernel: Array, padding: Padding) -> Array:
-    """Convolve by one product: conv1 of the tutorial takes 0.14 ms for four images, 0.33 by XLA's convolution."""
+    """Convolve by one product: conv1 of the tutorial takes 0.14 ms for four images, XLA's convolution 0.33."""
     kh, kw, c, o = kernel.shape
     if few_channels(kernel) or few_pixels(x):
         return _product(_taps(x, kernel, padding), kernel.reshape(-1, o))
-    # What each row of the kernel makes of each row of x, the former side by side; then those are added that meet.
+    # Multiply each row of x by each row of the kernel, the results side by side; then add those that belong together.
     rows = _product(_beside(x, kw, padding), kernel.transpose(1, 2, 0, 3).reshape(kw * c, kh * o))
     h = rows.shape[1] - kh + 1
     return sum((rows[:, a : a + h, :, a * o : (a + 1) * o] for a in range(1, kh)), rows[:, :h, :, :o])

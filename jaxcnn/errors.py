@@ -1,4 +1,4 @@
-"""The exception for what the user can mend: scripts print it as one line and exit with status 2."""
+"""The exception for problems that the user can fix: scripts print it as one line and exit with status 2."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def os_errors(what: str, todo: str, where: object = None) -> Iterator[None]:
     """Raise UserError in place of an OSError, its reason in place of {} in `what`, its file in place of no `where`."""
     try:
         yield
-    except BrokenPipeError:  # no fault of a file: whoever reads our output has closed it
+    except BrokenPipeError:  # not a file's fault: the reader of our output has closed it
         raise
     except OSError as error:
         reason = error.strerror or str(error) or repr(error)

@@ -25,7 +25,7 @@ IMAGE = (32, 32, 3)  # what our networks are trained on
 
 
 def _outputs(network: Network, variables: Variables, images: Array) -> OrderedDict[str, Any]:
-    """Compute every layer's output. It is traced: what nobody takes costs nothing, since XLA drops it."""
+    """Compute every layer's output. It is traced: unused outputs cost nothing, since XLA drops them."""
     scaled = scale_pixels(images, jnp.result_type(*jax.tree.leaves(variables)))
     _, state = network.apply(variables, scaled, capture_intermediates=lambda module, _: bool(module.path))
     layers = flatten_dict(state["intermediates"])
@@ -69,12 +69,12 @@ def layer_shapes(network: Network, size: Any = 32) -> dict[str, tuple[int, ...]]
 def feature_maps(
     network: Network, variables: Variables, images: Any, layers: Sequence[str]
 ) -> dict[str, Float[Array, "n ..."]]:
-    """Compute the outputs of layers for a batch, dropout off, compiled without the layers that those do not need.
+    """Compute the outputs of layers for a batch, dropout off, compiled without the layers that they do not need.
 
     network: any Linen module of images scaled to 0..1.  images: uint8 [n, h, w, c], 32 x 32 in colour for one of ours.
     layers: paths, such as `block1/conv`, of `layer_shapes`.
     Return float32 (float64 if the parameters are) in the order of `layers`; the last output of one called repeatedly.
-    Raise UserError for a layer that there is not, TypeError or ValueError for other images.
+    Raise UserError for a layer that does not exist, TypeError or ValueError for other images.
     """
     check_process()
     check_images(images)

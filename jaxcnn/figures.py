@@ -58,7 +58,7 @@ def folder(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Subject:
-    """An image and what the network makes of it."""
+    """An image and the network's probabilities for it."""
 
     name: str
     image: UInt8[np.ndarray, "h w 3"]
@@ -67,7 +67,7 @@ class Subject:
     truth: str | None = None  # the true class, if known
 
     def ranked(self) -> list[tuple[str, float]]:
-        """Return classes and their probabilities, the likeliest first."""
+        """Return classes and their probabilities, the most likely first."""
         order = np.argsort(-self.probabilities, kind="stable")
         return [(self.class_names[i], float(self.probabilities[i])) for i in order]
 
@@ -222,7 +222,7 @@ def name_columns(axes: Axes, names: Sequence[str], shown: Sequence[int] = ()) ->
 
 
 def shortened(text: str, most: int) -> str:
-    """Cut a text to so many characters, the last of them a dot that says so."""
+    """Cut a text to `most` characters, the last of them an ellipsis."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -44,7 +44,7 @@ def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> It
 
 
 def _sync(path: Path) -> None:
-    """Put a file on the disk, and drop it from the page cache: the next read is one of the disk."""
+    """Sync a file to the disk, and drop it from the page cache: the next read is from the disk."""
     handle = os.open(path, os.O_RDWR)  # Windows syncs nothing that is open for reading
     try:
         os.fsync(handle)
@@ -58,7 +58,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Put a folder's names on the disk, where that can be done: not on Windows, nor on many network file systems."""
+    """Sync a folder's names to the disk, where that is possible: not on Windows, nor on many network file systems."""
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -68,7 +68,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def check_folder(path: Path | None) -> None:
-    """Raise UserError if no file can be written at `path`, before minutes of work rather than after them."""
+    """Raise UserError if no file can be written at `path`, before minutes of work rather than afterwards."""
     if path and path.exists() and not path.is_file():
         raise UserError("a folder or a device, not a file", path, "name a file")
     if path and path.name == "-":
@@ -90,7 +90,7 @@ def flat_names(tree: Any) -> dict[str, Any]:
 
 
 def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
-    """Return the SHA-256 of the arrays' names, types, shapes and contents, and of the metadata but for a SHA-256."""
+    """Return the SHA-256 of the arrays' names, types, shapes and contents, and of the metadata except a SHA-256."""
     others = {name: text for name, text in (metadata or {}).items() if name != "sha256"}
     sha = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
     for name in sorted(arrays):

@@ -25,7 +25,7 @@ from jaxcnn.run_directory import RunDirectory
 from jaxcnn.train import Arrays, TrainState
 from jaxcnn.weights import Weights, save_weights
 
-TICK_SECONDS = 2.0  # between two looks at the clock and the signals; a step of 1,000 images alone takes 1.1 s for 0.95
+TICK_SECONDS = 2.0  # between two looks at clock and signals; a step of 1,000 images alone takes 1.1 s instead of 0.95
 
 Say = Callable[[str], None]
 Metrics = dict[str, float]
@@ -61,7 +61,7 @@ def stop_asked() -> Iterator[list[int]]:
         say("\nstopping after this step, and saving; Ctrl-C again stops at once")
 
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # What a parent has made ignored stays so: `nohup` does it with SIGHUP, a script with SIGINT of what it starts by &.
+    # A signal that the parent ignores stays ignored: SIGHUP under `nohup`, SIGINT in what a script starts with &.
     signals = [one for name in names if signal.getsignal(one := getattr(signal, name)) != signal.SIG_IGN]
     main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set a handler
     with ExitStack() as handlers:
@@ -94,7 +94,7 @@ class Trainer:
         parts = {f"{name} {part}": getattr(split, part) for name, split in splits.items() for part in Arrays._fields}
         sharding.check_same(mesh, **parts)
         self.data, self.test = (Arrays(*sharding.replicate((s.images, s.labels), mesh)) for s in splits.values())
-        # Never more images a step than there are, but for what the devices need to divide a batch evenly.
+        # A batch has no more images than there are, except to let the devices divide it evenly.
         self.batch_size = min(config.batch_size, -(-len(dataset.train) // mesh.size) * mesh.size)
         self.per_epoch = train.steps_per_epoch(len(dataset.train), self.batch_size)
         self.recipe = recipe_for(config, len(dataset.class_names), self.batch_size, self.per_epoch)
@@ -127,9 +127,9 @@ def fit(
 ) -> list[Metrics]:  # fmt: skip
     """Train to the end, from the newest checkpoint in `out` if there is one; return the metrics of each epoch.
 
-    variables: what a new run starts from; None draws them. Process 0's count, and it alone uses `out`.
+    variables: what a new run starts from; None draws them. Those of process 0 are used, and it alone uses `out`.
     checkpoint_seconds: at most this much training is lost, whatever happens.
-    Raise Interrupted after a signal, the state being saved; Diverged if the loss is not finite; else UserError.
+    Raise Interrupted after a signal, once the state is saved; Diverged if the loss is not finite; else UserError.
     """
     run, trainer = RunDirectory(out), Trainer(config, dataset, mesh)
     with stop_asked() as asked:  # from here on: Ctrl-C within XLA's compiler would end in a crash

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: whoever names a wrong one should hear what it is and what to do."""
+"""What a file is, by its first bytes: an error for a wrong file says what it is and what to do."""
 
 import io
 import re
@@ -108,7 +108,7 @@ def _kind_of_zip(file: Path | bytes) -> Kind:
     try:
         with _opened(file) as opened, zipfile.ZipFile(opened) as archive:
             names = archive.namelist()
-    except Exception:  # one that is damaged raises whatever it likes
+    except Exception:  # a damaged one can raise anything
         return Kind("a cut or damaged zip archive", COPY)
     last = {Path(name).name for name in names}
     if "data.pkl" in last:

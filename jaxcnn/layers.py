@@ -36,7 +36,7 @@ def check_images(images: Any) -> None:
 def scale_pixels(images: Shaped[Array | np.ndarray, "..."], dtype: Any = jnp.float32) -> Float[Array, "..."]:
     """Scale pixels 0..255 to `dtype` 0..1, as the tutorial's `ToTensor` does.
 
-    They are looked up, since XLA:CPU divides by a reciprocal: 126 of the 256 float32 values would be off by a unit.
+    They are looked up, since XLA:CPU multiplies by a reciprocal: 126 of the 256 float32 values would be off by a unit.
     """
     table = jnp.asarray(np.arange(256, dtype=dtype) / np.asarray(255, dtype))
     return table.at[jnp.asarray(images, jnp.int32)].get(mode="promise_in_bounds")
@@ -64,14 +64,14 @@ def _conv2d_forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, t
 
 def _convolved(x: Array, kernel: Array, padding: Padding, as_product: bool) -> Array:
     stock = partial(stock_conv, padding=padding)
-    is_cut = min(map(min, padding)) < 0  # the gradient's, where a convolution's own was larger than its kernel
+    is_cut = min(map(min, padding)) < 0  # a gradient's padding, where a convolution's own was larger than its kernel
     if is_cut or not as_product:
         return stock(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=partial(cpu.conv2d, padding=padding), default=stock)
 
 
 def _conv2d_backward(padding: Padding, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    """Convolve dy with the kernel turned round, its channels swapped, for dx; dkernel is `cpu`'s or XLA's.
+    """Convolve dy with the flipped kernel, its channels swapped, for dx; dkernel is `cpu`'s or XLA's.
 
     XLA:CPU runs the convolution that automatic differentiation makes for dx at half the speed: a step inside a loop
     took 389 ms with that one, 154 with this one.
@@ -97,7 +97,7 @@ def add_bias(x: Float[Array, "... c"], bias: Float[Array, "c"]) -> Float[Array, 
 
 
 def _add_bias_backward(_: None, dy: Array) -> tuple[Array, Array]:
-    dy = lax.optimization_barrier(dy)  # or XLA:CPU computes dy once more for the sum
+    dy = lax.optimization_barrier(dy)  # otherwise XLA:CPU computes dy again for the sum
     rows = dy.reshape(-1, dy.shape[-1])
     return dy, lax.platform_dependent(rows, cpu=cpu.sum_rows, default=lambda rows: rows.sum(axis=0))
 
@@ -139,7 +139,7 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 class BatchKey(NamedTuple):
-    """What training draws and averages over: a random key, each image's place in the key's batch, which are real."""
+    """What a training batch needs: a random key, each image's place in the key's batch, and which images are real."""
 
     key: Key[Array, ""]
     places: UInt32[Array, "n"]
@@ -151,7 +151,7 @@ class BatchKey(NamedTuple):
         return cls(key, jnp.arange(images, dtype=jnp.uint32), real)
 
     def fold_in(self, number: int) -> "BatchKey":
-        """Make another key of this one, one for each number."""
+        """Make another key from this one, a different one for each number."""
         return self._replace(key=jax.random.fold_in(self.key, number))
 
 
@@ -176,7 +176,7 @@ def keep_mask(key: BatchKey, rate: float, shape: Sequence[int]) -> Bool[Array, "
 
 
 def dropout(x: Float[Array, "n ..."], key: BatchKey, rate: float) -> Float[Array, "n ..."]:
-    """Zero what `keep_mask` does not keep and scale the rest by 1 / (1 - rate), as `torch.nn.functional.dropout`."""
+    """Zero what `keep_mask` drops and scale the rest by 1 / (1 - rate), as `torch.nn.functional.dropout` does."""
     keep, scale = keep_mask(key, rate, x.shape[1:]), jnp.asarray(1 / (1 - rate), x.dtype)
     return jnp.where(keep, x * scale, jnp.zeros((), x.dtype))
 
@@ -200,7 +200,7 @@ def batch_norm(
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "c"], Float[Array, "c"], Float[Array, ""]]:
     """Normalise by the mean and the biased variance of each channel over the images that are real, and add a bias.
 
-    Return those too, and of how many values they are; of the three there is no gradient.
+    Return the mean, the variance and the number of values too; no gradient flows through these three.
     """
     return _batch_norm_forward(x, bias, epsilon, real)[0]
 
@@ -238,13 +238,13 @@ def _sums(x: Float[Array, "n h w c"], weights: Float[Array, "n"]) -> Float[Array
 
 def cross_entropy(logits: Float[Array, "b classes"], labels: UInt[Array, "b"]) -> Float[Array, "b"]:
     """Compute each image's own loss, in nats; float64 for float64 logits, float32 for all others."""
-    # Not optax's, which subtracts two numbers as large as logits: of a loss of 0.002 it loses twice what PyTorch does.
+    # Not optax's, which subtracts two numbers as large as logits: at a loss of 0.002 its error is twice PyTorch's.
     chances = jax.nn.log_softmax(widened(logits))
     return -jnp.take_along_axis(chances, labels[:, None].astype(jnp.int32), axis=1)[:, 0]
 
 
 def widened(x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-    """Give x the type in which sums are taken: float64 stays, all others are float32."""
+    """Cast x to the type in which sums are taken: float64 stays, all others become float32."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 

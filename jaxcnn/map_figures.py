@@ -36,7 +36,7 @@ Names = Sequence[str]
 
 
 def feature_maps(maps: Maps, layer: str, subject: Subject, scale: Scale = "layer", names: Names = ()) -> Figure:
-    """Draw all maps of a layer in a numbered grid, beside the image and its likeliest classes.
+    """Draw all maps of a layer in a numbered grid, beside the image and its most likely classes.
 
     maps: those of a dense layer, [1, 1, c], are drawn as bars, named by `names`, or as a strip if they are many.
     scale: `layer` draws all maps on one scale, for comparison; `map` draws each on its own and writes its limit.
@@ -132,7 +132,7 @@ def _layout(shape: tuple[int, ...], width: float, ratio: float) -> _Layout:
 
 
 def _page(subject: Subject, width: float, height: float, title: str, note: str) -> Figure:
-    """Return a page for maps, with the image and its five likeliest classes on the left, the true one in bold."""
+    """Return a page for maps, with the image and its five most likely classes on the left, the true one in bold."""
     figure = page(SIDEBAR + width, max(height + FOOT, LOW), title, note, SIDEBAR)
     side = SIDEBAR - 0.34
     write(figure, 0, 0.02, shortened(subject.name, 19), size=8)
@@ -221,7 +221,7 @@ def _bars(axes: Axes, values: np.ndarray, colours: ScalarMappable, names: Names)
 
 
 def _squares(axes: Axes, values: np.ndarray, colours: ScalarMappable, extent: Any = None) -> None:
-    """Draw values as an image whose axes count."""
+    """Draw values as an image with indices on its axes."""
     _image(axes, values, colours, extent, gaps="white")
     axes.tick_params(labelsize=6.5, length=2, pad=1.5)
     axes.locator_params(integer=True, nbins=9, min_n_ticks=1)

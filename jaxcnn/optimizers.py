@@ -1,4 +1,4 @@
-"""Optimizers as PyTorch and airbench94 define them, made of optax's parts, and schedules of learning rates."""
+"""Optimizers as PyTorch and airbench94 define them, built from optax's parts, and learning rate schedules."""
 
 from typing import Any
 
@@ -21,12 +21,12 @@ def sgd(
     return optax.chain(*decay, optax.sgd(learning_rate, momentum or None, nesterov))
 
 
-# Of Newton and Schulz's iteration (Jordan 2024): they take singular values to about 1.
+# Coefficients of the Newton-Schulz iteration (Jordan 2024): they bring singular values to about 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(kernel: Float[Array, "h w i o"], steps: int = 3) -> Float[Array, "h w i o"]:
-    """Take the singular values of a kernel, as a matrix of patches by outputs, to about 1 (Newton-Schulz)."""
+    """Bring the singular values of a kernel, as a matrix of patches by outputs, to about 1 (Newton-Schulz)."""
     a, b, c = COEFFICIENTS
     x = kernel.reshape(-1, kernel.shape[-1])
     x = x / (jnp.linalg.norm(x) + 1e-7)
@@ -39,7 +39,7 @@ def orthogonalised(kernel: Float[Array, "h w i o"], steps: int = 3) -> Float[Arr
 
 
 def to_norm() -> optax.GradientTransformation:
-    """Make what sets each kernel to the norm sqrt(outputs), and then adds its update."""
+    """Make the transformation that scales each kernel to the norm sqrt(outputs), and then adds its update."""
 
     def added(updates: Any, params: Any) -> Any:
         other = lambda kernel: kernel * (kernel.shape[-1] ** 0.5 / jnp.linalg.norm(kernel) - 1)  # noqa: E731
@@ -62,7 +62,7 @@ def muon(schedule: optax.Schedule, momentum: float) -> optax.GradientTransformat
 
 
 def linear(rate: float, steps: int) -> optax.Schedule:
-    """Make a learning rate that falls linearly from `rate` to 0 in so many steps; from none it is 0.
+    """Make a learning rate that falls linearly from `rate` to 0 in `steps` steps; without steps it is 0.
 
     Not `optax.linear_schedule`, whose rate is float32 in a float64 training too, and stays if there is no step.
     """

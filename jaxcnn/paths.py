@@ -7,7 +7,7 @@ from jaxcnn.errors import UserError
 
 
 def at_home(path: str | os.PathLike[str]) -> Path:
-    """Return a path with the home folder for its `~`, which no shell expands in `--out=~/run` or in a program."""
+    """Return a path with its `~` expanded, which no shell does in `--out=~/run` or in a program."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

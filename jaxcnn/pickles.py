@@ -1,8 +1,8 @@
-"""Pickles read without running anything: what they name is not looked up, what they call is written down, not called.
+"""Read pickles without executing anything: names in them are not looked up, and calls are recorded, not made.
 
-A pickle is a program, and any name in it may be one that does harm. Here a class or a function becomes a `Name`, an
-object or a result a `Call` of it, whatever is done to either is kept in it, and our own code makes arrays of those that
-are NumPy's. Time and memory are bounded by the bytes that there are, too.
+A pickle is a program, and any name in it may do harm. Here a class or a function becomes a `Name`, and an object or a
+result a `Call` of it, which records whatever is done to it; our own code makes arrays of NumPy's. Time and memory are
+bounded by the number of bytes, too.
 """
 
 import math
@@ -33,7 +33,7 @@ UNFRAMER: Any = pickle._Unframer  # type: ignore[attr-defined]
 
 
 class NotAPickleError(ValueError):
-    """The bytes are no pickle, or one that is cut, damaged or made to do harm. Its text says which."""
+    """The bytes are not a pickle, or one that is cut, damaged or malicious. Its text says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Name:
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """An object, or a function's result: what would be called with which arguments, and what would be done to it."""
+    """An object, or a function's result: what would be called with which arguments, and what would follow."""
 
     function: Any  # a Name, if the pickle is an honest one
     args: tuple[Any, ...] = ()
@@ -62,7 +62,7 @@ class Call:
 
 
 def read(file: BytesIO, persistent: Persistent | None = None) -> Any:
-    """Read one pickle from where a file stands; strings of Python 2 are bytes. NotAPickleError if it is none.
+    """Read one pickle at a file's position; strings of Python 2 become bytes. NotAPickleError if there is none.
 
     file: in memory, since one on the disk allocates whatever it is asked for.
     persistent: gives the value of an id, for what is kept outside of the pickle.
@@ -80,7 +80,7 @@ def read(file: BytesIO, persistent: Persistent | None = None) -> Any:
 def array_of(value: Any) -> np.ndarray | None:
     """Make the array of a pickled NumPy array, NumPy number or JAX array; None if it is none of these.
 
-    ValueError says why one cannot be made: its type is not a plain one, or its bytes are not as many as it says.
+    ValueError says why one cannot be made: its type is not a plain one, or the number of its bytes is wrong.
     """
     if not isinstance(value, Call):
         return None
@@ -124,7 +124,7 @@ def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
 
 
 def _type(dtype: Any) -> np.dtype:
-    """Make the type that a pickled `numpy.dtype` says. ValueError if its items are not plain numbers."""
+    """Make the type of a pickled `numpy.dtype`. ValueError if its items are not plain numbers."""
     if isinstance(dtype, Call) and str(dtype) == "numpy.dtype" and dtype.args:
         name = dtype.args[0]
         if isinstance(name, Name) and str(name) == "ml_dtypes.bfloat16":
@@ -141,9 +141,9 @@ def _are_sizes(shape: Any) -> bool:
 
 
 def _key(key: Any) -> Any:
-    """Give what stands for a key. Only what is hashed and compared at once, whoever chose it, stands for itself.
+    """Return a stand-in for a dict key. Only what is always hashed and compared quickly is kept as it is.
 
-    A tuple that holds itself nested by memo is hashed in 2**60 steps, and large numbers can be made to collide.
+    A tuple nested in itself by memo is hashed in 2**60 steps, and large numbers can be chosen to collide.
     """
     match key:
         case None | bool() | float() | Name() | Call():
@@ -158,7 +158,7 @@ def _key(key: Any) -> Any:
 
 
 class _Unpickler(Base):
-    """An unpickler that looks nothing up and calls nothing."""
+    """An unpickler that looks up nothing and calls nothing."""
 
     def __init__(self, file: BytesIO, persistent: Persistent | None) -> None:
         super().__init__(file, encoding="bytes")
@@ -232,7 +232,7 @@ class _Unpickler(Base):
         return values
 
     def make_bytearray(self) -> None:
-        # Of the bytes that there are, not as many as are declared.
+        # Take the bytes that exist, not as many as are declared.
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
     def _last(self, *kinds: type) -> Any:

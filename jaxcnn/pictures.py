@@ -1,4 +1,4 @@
-"""Make images for the network: of pictures of any size and mode, of a data set's by their ids, of arrays."""
+"""Make images for the network from pictures of any size and mode, ids of a data set, or arrays."""
 
 import os
 import re
@@ -30,13 +30,13 @@ class Picture(NamedTuple):
     name: str
     image: UInt8[np.ndarray, "32 32 3"]
     truth: str | None = None  # its class, if that is known
-    done: str = ""  # to a picture file, to make an image of it
+    done: str = ""  # what was done to a picture file to make the image
 
 
 def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
     """Return a picture as uint8 [32, 32, 3], and a description of what was done to it.
 
-    Its first frame is turned as its EXIF says, transparency becomes white, 16 bits become 8, and the square in its
+    Its first frame is rotated as its EXIF says, transparency becomes white, 16 bits become 8, and the square in its
     middle is resized. Raise UserError if there is no such picture, or one with absurdly many pixels.
     """
     with bombs_refused():
@@ -45,7 +45,7 @@ def read(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
 
 @contextmanager
 def bombs_refused() -> Iterator[None]:
-    """Make Pillow refuse absurdly large pictures, and warn of nothing, in all threads."""
+    """Make Pillow refuse absurdly large pictures, without warnings, in all threads."""
     with warnings.catch_warnings(action="ignore"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, LARGEST
@@ -56,7 +56,7 @@ def bombs_refused() -> Iterator[None]:
 
 
 def decoded(path: Path) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
-    """Do as `read` within `bombs_refused`, which threads have to share: what it changes is of the whole process."""
+    """Do the work of `read` within `bombs_refused`, which threads must share: it changes the whole process."""
     if not path.is_file():
         raise UserError("no such picture file", path, "name a PNG, JPEG or other picture file")
     try:
@@ -92,7 +92,7 @@ def _square(picture: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], str]:
 
 
 def _resized(picture: Image.Image) -> Image.Image:
-    """Resize the square in the middle, the shorter axis last: which axis is first, Pillow decides by its version."""
+    """Resize the square in the middle, the shorter axis last: Pillow's own order of axes depends on its version."""
     side, how = min(picture.size), Image.Resampling.LANCZOS
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
     if picture.height > picture.width:
@@ -122,7 +122,7 @@ def read_image(text: str, dataset: Callable[[], Dataset]) -> Picture:
 
 
 def _nearest(path: Path) -> str | None:
-    """Guess the id or the file that somebody who wrote this meant."""
+    """Guess the id or the file that was meant."""
     match = re.fullmatch(r"([a-z]+)[_-]?(\d{1,9})", str(path), re.ASCII)
     if match and (split := get_close_matches(match[1], ["train", "test"], 1)):
         return f"{split[0]}_{int(match[2]):05d}"
@@ -131,7 +131,7 @@ def _nearest(path: Path) -> str | None:
 
 
 def read_images(texts: Sequence[str], dataset: Callable[[], Dataset]) -> list[Picture]:
-    """Read all images, each under a name of its own: two files of one name do not overwrite each other's figures."""
+    """Read all images under unique names: two files of one name do not overwrite each other's figures."""
     named: dict[str, Picture] = {}
     for picture in (read_image(text, dataset) for text in dict.fromkeys(texts)):
         names = (f"{picture.name}-{k}" if k > 1 else picture.name for k in count(1))
@@ -141,11 +141,11 @@ def read_images(texts: Sequence[str], dataset: Callable[[], Dataset]) -> list[Pi
 
 
 def prepared(given: Any, largest: Any = 1) -> UInt8[np.ndarray, "n 32 32 3"]:
-    """Make images of what people have: arrays, PIL images, picture files, or lists of any of these.
+    """Make images for the network from arrays, PIL images, picture files, or lists of any of these.
 
     Arrays are [h, w], [h, w, c], [n, h, w] or [n, h, w, c] with 1, 3 or 4 channels, of whole numbers from 0 to 255 or
-    of floats from 0 to `largest`, which is 1 or 255; these are rounded to 8 bits. What is not 32 x 32 in colour is made
-    so as `read` does. Raise TypeError or ValueError in one line for what is no image, UserError for such a file.
+    of floats from 0 to `largest`, which is 1 or 255; floats are rounded to 8 bits. Other sizes and grey become 32 x 32
+    in colour as in `read`. Raise TypeError or ValueError in one line for what is not an image, UserError for a file.
     """
     if not isinstance(largest, int | float) or largest not in (1, 255):
         raise ValueError(f"largest is {largest!r:.40}; say 1 or 255, whichever is white")
@@ -182,7 +182,7 @@ def _describe(array: np.ndarray) -> str:
 
 
 def _array(given: Any) -> np.ndarray:
-    """Make an array of numbers of anything that NumPy takes. Raise TypeError if it holds what are no pixels."""
+    """Make an array of numbers from anything that NumPy takes. Raise TypeError if they are not pixels."""
     try:
         array = np.asarray(given)
     except Exception as problem:  # such as PyTorch's, of a tensor that has a gradient or is on a GPU
@@ -201,7 +201,7 @@ def _is_float(array: np.ndarray) -> bool:
 
 
 def _with_four_axes(array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n h w c"]:
-    """Give images the axes [n, h, w, c]. Raise ValueError if these are not theirs, or could be others."""
+    """Give images the axes [n, h, w, c]. Raise ValueError if their axes are wrong or ambiguous."""
     shape, found = array.shape, _describe(array)
     if array.ndim not in (2, 3, 4):
         raise ValueError(f"{found}; give [h, w], [h, w, c], [n, h, w] or [n, h, w, c]")
@@ -223,7 +223,7 @@ def _with_four_axes(array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n h
 
 
 def _eight_bits(array: Shaped[np.ndarray, "n h w c"], largest: Any, found: str) -> UInt8[np.ndarray, "n h w c"]:
-    """Round pixels to 8 bits. Raise ValueError if they are not from 0 to what is white."""
+    """Round pixels to 8 bits. Raise ValueError if they are not from 0 to white."""
     if array.dtype == np.uint8:
         return array
     is_float = _is_float(array)

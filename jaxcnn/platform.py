@@ -35,7 +35,7 @@ def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]
     flags = os.environ.get("XLA_FLAGS", "")
     _check_flags(flags)
     _keep_compiled()
-    # A CPU's work is done in the thread that asks for it. In JAX's own threads, which there are more of than cores, a
+    # Computations on a CPU run in the calling thread. In JAX's own threads, of which there are more than cores, a
     # training step takes 15 ms or 21, and changes from one to the other within a process.
     if ASYNC.upper() not in os.environ and hasattr(jax.config, ASYNC):
         jax.config.update(ASYNC, False)
@@ -67,7 +67,7 @@ def _name(device: jax.Device) -> str:
 
 
 def check_process() -> None:
-    """Raise UserError in a process that was forked after JAX did something for us: it would wait for ever there."""
+    """Raise UserError in a process that was forked after JAX did something for us: it would hang there."""
     global _process
     _process = _process or os.getpid()
     if _process != os.getpid():
@@ -76,10 +76,10 @@ def check_process() -> None:
 
 
 def _keep_compiled() -> None:
-    """Let JAX keep what it compiles in the user's cache, each kind of processor's in a folder of its own.
+    """Let JAX cache compiled programs in the user's cache folder, with one folder for each kind of processor.
 
-    JAX's own key does not tell processors apart, and another's code may use instructions that this one lacks. From the
-    command to the first step of the tutorial's network on the digits it takes 1.8 s then, for 3.7.
+    JAX's own key does not tell processors apart, and another's code may use instructions that this one lacks. The
+    command then reaches the first step of the tutorial's network on the digits in 1.8 s, not 3.7.
     """
     if jax.config.jax_compilation_cache_dir or not CPUINFO.exists():  # type: ignore[attr-defined]  # the user's; no Linux
         return
@@ -104,10 +104,10 @@ def _check_flags(flags: str) -> None:
 
 
 def start_for(batch_size: int, platform: str | None = None) -> list[jax.Device]:
-    """Start JAX and return the devices that share a batch if nobody chooses: one, of a CPU as many as are faster.
+    """Start JAX and return the devices that share a batch by default: one, or on a CPU as many as make it faster.
 
-    A CPU's are virtual, at most one a core. With two on two cores a step of speedrun, 1,000 images, takes 0.92 s for
-    1.35 with one, the tutorial's 0.32 for 0.40 on 512 images, but 43 ms for 27 on 32.
+    A CPU's are virtual, at most one per core. With two on two cores, a step of speedrun on 1,000 images takes 0.92 s,
+    with one 1.35; the tutorial's takes 0.32 and 0.40 on 512 images, but 43 ms and 27 on 32.
     """
     most = max(1, min(os.cpu_count() or 1, batch_size // FEW_IMAGES))
     devices = start(platform, max(count for count in range(1, most + 1) if batch_size % count == 0))

@@ -1,4 +1,4 @@
-"""Several processes that train together. One that fails says why in one line, and ends the others with it."""
+"""Train with several processes. One that fails says why in one line, and ends the others with it."""
 
 import ctypes
 import os
@@ -50,7 +50,7 @@ def check_flags(coordinator: str | None, processes: int | None, process: int | N
 def joined(coordinator: str | None, processes: int | None, process: int | None) -> Iterator[None]:
     """Join the processes of a job, if there is a coordinator, for as long as the context is open.
 
-    An error then ends this process at once, and thereby the others: JAX's own shutdown would wait for minutes.
+    An error ends this process at once, and with it the others: JAX's own shutdown would wait for minutes.
     """
     if coordinator is None:
         yield
@@ -70,7 +70,7 @@ def joined(coordinator: str | None, processes: int | None, process: int | None) 
 
 
 def settle(devices: list[jax.Device]) -> None:
-    """Once JAX has started, silence every process but the first, apart from its errors."""
+    """Silence every process but the first, except for its errors, once JAX has started."""
     counts = set(Counter(device.process_index for device in devices).values())
     if len(counts) > 1:  # JAX's collectives do not support it
         different = " and ".join(map(str, sorted(counts)))
@@ -109,7 +109,7 @@ _handlers: list[Any] = []  # C holds a pointer to each, which Python's garbage c
 
 
 def _let_only_python_write() -> None:
-    """Silence XLA's threads, which log pages to standard error, and Gloo, which greets on standard output."""
+    """Silence XLA's threads, which log pages to standard error, and Gloo, which prints on standard output."""
     global _messages
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":  # the user asks for the log
         return
@@ -122,7 +122,7 @@ def _let_only_python_write() -> None:
 
 
 def _on_abort(message: str) -> None:
-    """Print `message` and exit on SIGABRT, by which JAX ends a process that has lost the others."""
+    """Print `message` and exit on SIGABRT, with which JAX ends a process that has lost the others."""
 
     # In C, since JAX aborts on a thread of its own while Python's main thread may be waiting for a device.
     @ctypes.CFUNCTYPE(None, ctypes.c_int)

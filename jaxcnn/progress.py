@@ -1,6 +1,6 @@
 """Progress on standard error: a bar on a terminal or in a notebook, lines in a log, nothing for less than two seconds.
 
-Nothing here raises because of standard error, which may be closed, broken or absent, or know other letters only.
+Nothing here raises because of standard error, which may be closed, broken, absent, or in a limited encoding.
 """
 
 import os
@@ -17,7 +17,7 @@ Update = Callable[..., None]  # (count, note=""): `count` more are done; `note` 
 
 
 class _StandardError:
-    """Whatever `sys.stderr` is at the moment; what cannot be written is lost, and letters that it lacks are escaped."""
+    """The current `sys.stderr`; what cannot be written is lost, and what cannot be encoded is escaped."""
 
     def write(self, text: str) -> None:
         with suppress(Exception):
@@ -35,12 +35,12 @@ class _StandardError:
 def say(message: str) -> None:
     """Print a line for the user on standard error, since standard output is for a script's results."""
     stream = _StandardError()
-    stream.write(message + "\n")  # at once, for another thread may write, too
+    stream.write(message + "\n")  # in one call, since another thread may write, too
     stream.flush()
 
 
 def progress(what: str, total: int, unit: str, done: int = 0) -> AbstractContextManager[Update]:
-    """Show how far a job is, its rate and the time left, while the context is open; its value is an `Update`.
+    """Show a job's progress, rate and time left while the context is open; its value is an `Update`.
 
     what: the job's name.  total: how many units it has, 0 if unknown.  done: how many of them are done already.
     """
@@ -49,7 +49,7 @@ def progress(what: str, total: int, unit: str, done: int = 0) -> AbstractContext
 
 
 def _kind_of_bar() -> Any:
-    """Choose tqdm's bar for a terminal or a notebook; None for what keeps each state of a bar: pipes and logs."""
+    """Choose tqdm's bar for a terminal or a notebook; None for pipes and logs, which would keep each state of a bar."""
     said = os.environ.get
     if said("TERM") == "dumb" or said("CI", "") not in ("", "false"):
         return None

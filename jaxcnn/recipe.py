@@ -20,10 +20,10 @@ from jaxcnn.networks.speedrun import Speedrun
 from jaxcnn.networks.tutorial import CNN, forward
 from jaxcnn.optimizers import linear, muon, sgd
 
-# Images have a size until so many percent of the epochs are over; 32 pixels are CIFAR-10's own. From an odd size the
-# first layer, which has no padding, makes an even one, of which pooling leaves nothing out: 27 costs 7 % less than 28.
+# Images keep each size until a percentage of the epochs is over; CIFAR-10's own is 32 pixels. The first layer, without
+# padding, makes an odd size even, so that pooling leaves nothing out: 27 costs 7 % less than 28.
 GROWTH = ((16, 19), (36, 23), (58, 27), (100, 32))
-# The bias of the whitening is trained on images up to this size. Later no gradient goes there, which saves the largest
+# The bias of the whitening is trained on images up to this size. Later it gets no gradient, which saves the largest
 # convolution a third of its work; airbench94 does so after three epochs of eight.
 WHITENING_SIZE = 23
 
@@ -91,9 +91,9 @@ def _tutorial(config: Config, classes: int, batch_size: int, per_epoch: int) -> 
 
 
 def growing(epochs: int) -> tuple[int, ...]:
-    """Give the size of the images of each epoch: small ones at first, which cost less, the whole in the last half.
+    """Give the size of the images of each epoch: small at first, which costs less, full size in the last half.
 
-    An epoch at 19 pixels costs a third of one at 32, so that 14 epochs cost what 10 whole ones do.
+    An epoch at 19 pixels costs a third of one at 32, so 14 epochs cost as much as 10 at full size.
     """
     return tuple(next(size for part, size in GROWTH if 100 * epoch <= part * epochs) for epoch in range(1, epochs + 1))
 
@@ -106,7 +106,7 @@ def whitening_epochs(epochs: int) -> int:
 def speedrun(
     network: Speedrun, learning_rate: float, momentum: float, batch_size: int, per_epoch: int, epochs: int
 ) -> Recipe:
-    """Make the recipe of speedrun for epochs of so many steps. learning_rate: of the convolutions."""
+    """Make the recipe of speedrun for epochs of `per_epoch` steps. learning_rate: of the convolutions."""
     steps, whitening = epochs * per_epoch, whitening_epochs(epochs) * per_epoch
     kinds = speedrun_optimizers(learning_rate, momentum, batch_size, steps, whitening)
     return Recipe(
@@ -151,7 +151,7 @@ def by_kind(kinds: dict[str, optax.GradientTransformation]) -> optax.GradientTra
 def resized_forward(
     network: Network, variables: Variables, images: UInt8[Array, "n h w 3"], key: BatchKey, size: int | None = None
 ) -> tuple[Float[Array, "n classes"], Variables]:
-    """Compute the logits of a training batch that is resized to `size` pixels, and the statistics that are kept.
+    """Compute the logits of a training batch resized to `size` pixels, and the running statistics.
 
     size: None for images as they are, and a gradient of all parameters.
     """

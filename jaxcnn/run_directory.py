@@ -15,7 +15,7 @@ from jaxcnn.paths import at_home
 def data_source(
     of: str | Path, trained_on: str | None, dataset: str | None, data_dir: str | None
 ) -> tuple[str, str | None]:
-    """Say to which data set the weights of a file or a run are applied, and where it is.
+    """Return the data set that the weights of a file or a run are applied to, and where it is.
 
     It is the one given, else what they were trained on, else CIFAR-10. A folder of pictures is where their run had it.
     """
@@ -40,7 +40,7 @@ class RunDirectory:
         self.curves = path / "curves.png"
 
     def check_free(self) -> None:
-        """Raise UserError if there is a run already, or anything that is not a run's."""
+        """Raise UserError if there is a run already, or anything else."""
         with os_errors("cannot be used ({})", "choose another --out", self.path):
             if self.config.exists():
                 raise UserError("there is a run already", self.path, "go on with --resume, or choose another --out")

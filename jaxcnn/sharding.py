@@ -1,6 +1,6 @@
 """One device or many: a mesh with one axis, state and data replicated, each batch divided.
 
-Among several processes, process 0 alone reads and writes the run, prints, and decides what all have to do alike.
+Of several processes, only process 0 reads and writes the run, prints, and decides what all must do alike.
 """
 
 import zlib

@@ -21,7 +21,7 @@ class _Unfailing(io.FileIO):
 
     def write(self, data: Any) -> int:  # bytes or another buffer
         try:
-            while (count := super().write(data)) is None:  # it does not block, as a terminal that Node.js has used
+            while (count := super().write(data)) is None:  # non-blocking, as a terminal that Node.js has used
                 select.select([], [self], [])
             return count
         except OSError as problem:
@@ -33,7 +33,7 @@ class _Unfailing(io.FileIO):
 def unfailing(descriptor: int, name: str) -> TextIO:
     r"""Return a stream on a file descriptor that never fails; what it cannot encode is written as \xe4.
 
-    name: of `sys`, `stdout` or `stderr`: whose encoding it has, and under which `lost` says why something is missing.
+    name: `stdout` or `stderr`: that stream's encoding is used, and `lost` says under this name why output is missing.
     """
     encoding = getattr(getattr(sys, name), "encoding", "utf-8")
     raw = io.BufferedWriter(_Unfailing(descriptor, name))
@@ -41,9 +41,9 @@ def unfailing(descriptor: int, name: str) -> TextIO:
 
 
 def repair() -> None:
-    """Open the standard streams that are closed, and make both outputs unfailing; a notebook's stay what they are.
+    """Open the standard streams that are closed, and make both outputs unfailing; a notebook's stay as they are.
 
-    Each line is seen as it is printed, in pipes and logs, too.
+    Each line appears as soon as it is printed, in pipes and logs, too.
     """
     for descriptor in range(3):
         try:
@@ -52,7 +52,7 @@ def repair() -> None:
             os.open(os.devnull, os.O_RDWR)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
-        if os.name == "nt" and isinstance(stream, io.TextIOWrapper):  # its console takes Unicode by a way of its own
+        if os.name == "nt" and isinstance(stream, io.TextIOWrapper):  # its console takes Unicode in its own way
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
         elif stream is None or _descriptor(stream) == descriptor:
             setattr(sys, name, unfailing(descriptor, name))

@@ -28,8 +28,8 @@ INIT, SHUFFLE, DROPOUT, SHIFT, FLIP = range(5)
 class TrainState(NamedTuple):
     """All that changes while training, and so all that a checkpoint holds.
 
-    step: how many steps were taken.  loss_sum, correct: over the images of the running epoch, dropout on.
-    model_state: the network's variables that are no parameters, such as batch statistics.
+    step: how many steps were taken.  loss_sum, correct: over the images of the current epoch, dropout on.
+    model_state: the network's variables that are not parameters, such as batch statistics.
     """
 
     step: UInt32[Array, ""]
@@ -46,7 +46,7 @@ class TrainState(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images, labels, and which of them are real: the last batch of an epoch is filled up to the others' size."""
+    """Images, labels, and which of them are real: the last batch of an epoch is padded to the others' size."""
 
     images: UInt8[Array, "b h w c"]
     labels: UInt[Array, "b"]
@@ -84,7 +84,7 @@ def with_variables(recipe: Recipe, variables: Variables) -> TrainState:
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Count the steps that take every image once: the last batch is as small as it comes out."""
+    """Count the steps that take every image once: the last batch may be smaller."""
     return -(-images // batch_size)
 
 
@@ -94,7 +94,7 @@ def epoch_order(seed: int | Array, epoch: int | Array, images: int) -> Int32[Arr
 
 
 def take_batch(data: Arrays, order: Int32[Array, "n"], position: Array, batch_size: int) -> Batch:
-    """Take batch `position` of an epoch that goes through `data` in `order`. What fills it up is not real."""
+    """Take batch `position` of an epoch that goes through `data` in `order`. Padding is not real."""
     places = position.astype(jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     images = order[jnp.minimum(places, len(order) - 1)]
     return Batch(data.images[images], data.labels[images], places < len(order), images)
@@ -137,7 +137,7 @@ def make_train_steps(recipe: Recipe, batch_size: int, sharding: NamedSharding | 
 
     The sums of an epoch start at zero with its first step. `count` must not reach beyond the epoch that `state.step` is
     in. It is not static: one compilation serves a whole epoch and any part of one. A loss that is not finite ends the
-    loop with the step that met it, and stays in `state.loss_sum`. The given state is donated.
+    loop after its step, and stays in `state.loss_sum`. The given state is donated.
 
     A recipe of several sizes has a program for each; the function then chooses by the epoch, and is not jitted itself.
     sharding: how each batch is divided among devices; the state is the same on all.
@@ -185,7 +185,7 @@ def _program(recipe: Recipe, batch_size: int, sharding: NamedSharding | None, si
 
 
 def _shared_among(sharding: NamedSharding | None) -> AbstractContextManager[None]:
-    """Name the devices that share a batch to `cpu`, which asks for them."""
+    """Tell `cpu`, which asks for them, the devices that share a batch."""
     return nullcontext() if sharding is None else use_abstract_mesh(sharding.mesh.abstract_mesh)
 
 
@@ -200,10 +200,10 @@ def predict_logits(
 ) -> Float[Array, "n classes"]:
     """Compute the logits of any number of images, dropout off, in one dispatch; memory grows with `batch_size` only.
 
-    They are the mean over the views of an image that the network has, if it has several.
+    If the network uses several views of an image, they are the mean over the views.
     sharding: how each batch is divided among devices.
     """
-    check_images(images)  # floats would be taken for pixels from 0 to 255, and be black
+    check_images(images)  # floats would be taken for pixels from 0 to 255, and look black
     devices = 1 if sharding is None else sharding.mesh.size
     share = -(-min(batch_size, max(len(images), 1)) // devices)
     chunks = -(-share // cpu.EVALUATED)

@@ -1,4 +1,4 @@
-"""The proof that a Flax port is its PyTorch original: weights carried both ways, and a chain of comparisons."""
+"""The proof that a Flax port equals its PyTorch original: weights carried both ways, and a chain of comparisons."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ __all__ = ["Entry", "Table", "check", "load_weights", "propose", "save_weights"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for: PyTorch's twins are imported without JAX."""
+    """Import a public name on first use: PyTorch's twins are imported without JAX."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"parity.{HOMES[name]}"), name)

@@ -31,14 +31,14 @@ EPILOG = """examples:
   python -m parity --recipe speedrun              the second network; about five minutes
   python -m parity --torch mymodels.resnet:build --flax myports.resnet:build --input 2,3,32,32
 
-Our own network, if neither --torch nor --flax is given: that of WEIGHTS, or of --recipe. Else a pair of yours:
+Without --torch and --flax it compares our own network: that of WEIGHTS, or of --recipe. With them, a pair of yours:
 functions without arguments that make the PyTorch module, and its Flax port in Linen or NNX. Which weight is which is
-found out.
+found automatically.
 
 The chain: outputs and every activation, every gradient, single optimizer steps, 200 steps of training with dropout
 (speedrun: 50, with batch statistics, Muon and augmentation), evaluation. In float64 JAX and PyTorch agree to 1e-12
 (training: 1e-9); in float32 JAX is at most twice as far from the float64 truth as PyTorch is. Then classic mistakes are
-made on purpose, and each has to be noticed where it is.
+made on purpose, and each must be noticed where it was made.
 Exit status: 0; 1 if something diverges, with the first tensor that does; 2 for bad usage or bad input."""
 
 
@@ -72,7 +72,7 @@ def shape(text: str) -> tuple[int, ...]:
     try:
         return tuple(map(cli.positive_int, text.split(",")))
     except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape: write 2,3,32,32") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape: write 2,3,32,32") from None
 
 
 def main() -> int:
@@ -113,7 +113,7 @@ def own_pair(arguments: argparse.Namespace) -> int:
     known = inspect.signature(checking.check).parameters
     if unknown := [name for name in options if name not in known]:
         raise UserError(
-            f"{unknown[0]!r} is no argument of parity.check", arguments.inputs, f"there are {', '.join(known)}"
+            f"{unknown[0]!r} is not an argument of parity.check", arguments.inputs, f"there are {', '.join(known)}"
         )
     found = checking.check(call(arguments.torch), call(arguments.flax), *inputs, **settings, **options)
     print(found)
@@ -155,7 +155,7 @@ def own_network(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     source = ("cifar10", arguments.data_dir) if arguments.data_dir else ("digits", None)
     if arguments.weights:
-        platform.start("cpu")  # the parts take what there is
+        platform.start("cpu")  # the parts take whatever device there is
         weights = parity.load_weights(arguments.weights, entry=arguments.entry)
         if weights.dataset == "folder":
             source = data_source(arguments.weights, "folder", None, arguments.data_dir)

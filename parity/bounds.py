@@ -1,4 +1,4 @@
-"""What counts as equal: errors, the bounds they are held to, kinks, and what a comparison says."""
+"""What counts as equal: errors, their bounds, and a comparison as a value."""
 
 from dataclasses import dataclass
 from math import ceil, inf, log2, sqrt
@@ -8,7 +8,7 @@ import numpy as np
 
 FLOAT64_BOUND = 1e-12
 EPSILON = float(np.finfo(np.float32).eps)
-FACTOR = 2.0  # JAX may be off by so many times what PyTorch is
+FACTOR = 2.0  # JAX may be off by this many times PyTorch's own error
 LEFT_OUT = 0.5  # of the images of a case, or the stretches of training: those that float32 decides unlike float64
 
 LINKS = ("weights", "layers", "activations", "outputs", "gradients", "masks", "statistics", "step", "trajectory",
@@ -16,11 +16,11 @@ LINKS = ("weights", "layers", "activations", "outputs", "gradients", "masks", "s
 
 
 def float32_floor(weights: dict[str, np.ndarray]) -> float:
-    """Give the float32 error that is granted to a network, by its depth and its longest sum.
+    """Give the float32 error that a network is allowed, by its depth and its longest sum.
 
-    PyTorch's own error is one throw of the dice, and can be nothing. A sum of K products, added one by one, is off by
+    PyTorch's own error is a single random sample, and can be 0. A sum of K products, added one by one, is off by
     about sqrt(K) / 2 units in the last place (Higham and Mary 2019). Both frameworks add in blocks and lanes, which is
-    like adding in pairs: sqrt(log2 K) / 2 units. They are granted for each layer: 2 for each of four, if K is 8192.
+    like adding in pairs: sqrt(log2 K) / 2 units. Each layer is allowed as many: 2 for each of four, if K is 8192.
     """
     fans = [array[0].size for array in weights.values() if array.ndim > 1]
     return EPSILON * max(1, len(fans)) * max(1, ceil(sqrt(log2(max(fans, default=2))) / 2))
@@ -61,7 +61,7 @@ class Check:
 
     @property
     def share(self) -> float:
-        """Give the error as a part of its bound."""
+        """Give the error as a fraction of its bound."""
         return self.error / self.bound if self.bound else inf * self.error if self.error else 0.0
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class Check:
 def error(array: Any, truth: Any, least: float = 0.0) -> float:
     """Compute max|array - truth| / max|truth|: infinite if shapes differ, for NaN, and for a truth of zeros only.
 
-    least: what the truth is taken for if it is smaller.
+    least: the smallest size that the truth is taken to have.
     """
     array, truth = np.asarray(array, np.float64), np.asarray(truth, np.float64)
     if array.shape != truth.shape:

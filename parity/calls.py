@@ -1,4 +1,4 @@
-"""What is seen of a module at work, in either framework: calls, and the random draws of dropout."""
+"""What is recorded of a module's run, in either framework: calls, and the random draws of dropout."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ class Trace(NamedTuple):
     calls: dict[str, Call]
     draws: dict[str, Draw]
     merges: dict[int, set[tuple[int, ...]]] = {}  # noqa: RUF012  how axes became one: its size, and theirs
-    unshared: list[str] = []  # noqa: RUF012  modules that draw random numbers otherwise than dropout does
+    unshared: list[str] = []  # noqa: RUF012  modules that draw random numbers other than dropout's
 
     def inputs(self) -> dict[str, Any]:
         """Give the first array that each call is given, by the call."""
@@ -46,7 +46,7 @@ class Trace(NamedTuple):
 
 
 def bracket(name: str, place: str, count: int) -> str:
-    """Name one of so many arrays of a value: `output`, or `output[logits]` if there are several."""
+    """Name one of a value's arrays: `output`, or `output[logits]` if there are several."""
     return name if count == 1 else f"{name}[{place}]"
 
 

@@ -22,8 +22,8 @@ from parity.port import MODES
 from parity.steps import Training, judge_draws
 from parity.table import Entry
 
-DRAWS = 3  # of weights, in float32: in some, rounding puts a ReLU on another side, where its gradient is another
-SMALL = 1e-3  # of the largest gradient: smaller ones are judged as if of that size, since what cancels leaves rounding
+DRAWS = 3  # of weights, in float32: in some, rounding flips the sign of a ReLU's input, which changes its gradient
+SMALL = 1e-3  # of the largest gradient: smaller ones are judged as if of that size, since cancellation leaves rounding
 SGD = (partial(torch.optim.SGD, lr=0.01, momentum=0.9), optax.sgd(0.01, 0.9))  # 0.1 makes chaos of small batches
 LARGE_BOUND = 1e-9  # with large weights: PyTorch's softplus is a straight line from 20 on, Flax's 2e-9 off it
 EXACT: dict[str, Any] = {"precision": "float64"}
@@ -51,20 +51,20 @@ def evaluation(matched: Matched, precision: str) -> Iterator[Check]:
 
 
 def untied(matched: Matched) -> Iterator[Check]:
-    """Say which arrays Flax has several of, where PyTorch has one: they can be compared in no link."""
+    """Name the arrays that PyTorch has once and Flax several times: no link can compare them."""
     for name, ours in matched.untied.items():
         note = f"Flax has {len(ours)} arrays for it: {', '.join(ours)}"
         yield Check("float64", "weights", name, float("inf"), 0.0, note=note)
 
 
 def _split(matched: Matched, passes: list[Pass], link: str) -> tuple[NamedArrays, list[NamedArrays]]:
-    """Give the arrays of a link on both sides; our own projection of the outputs says nothing new."""
+    """Give the arrays of a link on both sides; our own projection of the outputs adds nothing new."""
     ours, *others = ({n: a for n, a in getattr(one, link).items() if matched.loss or n != "loss"} for one in passes)
     return ours, others
 
 
 def gradients(matched: Matched, pair: Pair, passes: list[Pass]) -> Iterator[Check]:
-    """Compare gradients; of elements that Flax does not have, none."""
+    """Compare gradients, except those of elements that Flax does not have."""
     ours, *others = (one.gradients for one in passes)
     held = matched.held
     others = [{n: np.where(held.get(n, False), 0, g) for n, g in other.items() if n in ours} for other in others]
@@ -121,7 +121,7 @@ def training(matched: Matched, precision: str) -> Iterator[Check]:
 
 
 def drawn(matched: Matched, pair: Pair, start: NamedArrays, key: Any) -> tuple[Trace, Trace, list[Entry], Any]:
-    """Run both sides in training: what is seen of each, which mask is which, and Flax's variables after it."""
+    """Run both sides in training; return both traces, which mask is which, and Flax's variables afterwards."""
     theirs = matched.given.torch_run(start, pair.precision, masks={})[1]
     (_, after), seen = pair.run(pair.variables(start), pair.flax_input(None, pair.precision), key, eager=True)
     known, merges = list(matched.names.activations), matched.traces[0].merges
@@ -129,7 +129,7 @@ def drawn(matched: Matched, pair: Pair, start: NamedArrays, key: Any) -> tuple[T
 
 
 def notes(matched: Matched) -> Iterator[str]:
-    """Say what was done that the user may not expect, and what could not be compared."""
+    """List what was done that the user may not expect, and what could not be compared."""
     port, (theirs, ours) = matched.given.port, matched.traces
     flags = [f"{name}={not MODES[name]} in evaluation, {MODES[name]} in training"
              for name in (*port.flags, *port.settings)]  # fmt: skip
@@ -157,7 +157,7 @@ def notes(matched: Matched) -> Iterator[str]:
 
 
 def _lonely(trace: Trace, matched: set[str]) -> list[str]:
-    """List the modules of which no call is matched; of a block or a cell that is one, not what is inside."""
+    """List the modules of which no call is matched; for a block or a cell, not the modules inside."""
     paths = dict.fromkeys(call.path for call in trace.calls.values())
     known = {trace.calls[name].path for name in matched}
     alone = [p for p in paths if p not in known and not any(k.startswith(f"{p}/") for k in known)]

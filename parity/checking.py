@@ -51,7 +51,7 @@ def check(
     optimizer: (a function from parameters to a torch optimizer, an optax optimizer); default: SGD with momentum.
     initial: (functions of a seed that make PyTorch's and Flax's module anew): their initial distributions are compared.
     controls: make classic mistakes in the port on purpose, and see that each is noticed.
-    say: is told what is being done, for it takes seconds to a minute.
+    say: is called with progress messages, since it takes seconds to a minute.
     Nothing that is passed in is changed. UserError if the modules cannot be called, or cannot be matched.
     """
     check_process()
@@ -82,7 +82,7 @@ def check(
 def _compared(
     matched: Matched, precision: Sequence[str], variables: Any, train: bool, say: Callable[[str], None]
 ) -> tuple[list[Check], Feeding | None]:
-    """Compare all links but the initial weights. Return Flax fed layer by layer too, if float64 is among them."""
+    """Compare all links except the initial weights. Return Flax fed layer by layer too, if float64 is included."""
     checks, feeding = [*chain.untied(matched)], None
     for one in precision:
         say(f"comparing in {one} ...")
@@ -99,7 +99,7 @@ def _compared(
 
 
 def _causes(name: str, *shown: Any) -> tuple[Finding, ...]:
-    """Diagnose: it runs the user's module in ways that nobody foresaw, and the report stands without it."""
+    """Diagnose a difference; if it fails, since it runs the user's module in unusual ways, the report stands."""
     try:
         return diagnose(*shown)
     except Exception as problem:
@@ -108,14 +108,14 @@ def _causes(name: str, *shown: Any) -> tuple[Finding, ...]:
 
 
 def _untried(checks: list[Check]) -> str:
-    """Say why a pair is not fit for controls; nothing if it is."""
+    """Say why controls cannot be run on a pair; an empty string if they can."""
     if not all(check.passed for check in checks):
         return "the pair itself differs"
     return "" if any(check.precision == "float64" for check in checks) else "they need float64"
 
 
 def _check_arguments(table: Any, loss: Any, optimizer: Any, initial: Any, steps: int, precision: Any) -> None:
-    """Raise UserError for arguments that cannot be meant."""
+    """Raise UserError for arguments that make no sense."""
     pair = "a pair: (PyTorch's, JAX's)"
     updates = lambda o: hasattr(o, "update")  # noqa: E731
     for name, value, second in (

@@ -1,7 +1,7 @@
-"""Negative controls for a pair of the user's: classic mistakes made in the port on purpose, each of which must be seen.
+"""Negative controls for a pair of the user's: classic mistakes made in the port on purpose, which must be noticed.
 
 They are made in float64, on Flax's side of a pair that agrees, and judged by the links of the chain. Those of outputs,
-masks and statistics run Flax step by step, which takes a moment; gradients and steps are compiled, seconds each.
+masks and statistics run Flax step by step, which takes a moment; those of gradients and steps compile for seconds each.
 """
 
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ from parity.steps import judge_draws
 
 
 def run_controls(matched: Matched) -> tuple[Tried, ...]:
-    """Make each mistake that fits a pair, which agrees without, and say what noticed it."""
+    """Make each mistake that fits a pair, which agrees without it, and say what noticed it."""
     with jax.enable_x64(True), torch.enable_grad():
         truth = torch_pass(matched.pair("float64"), matched.case(), torch.float64, {})
         return tuple(tried(matched, truth, control) for control in controls(matched))
 
 
 def tried(matched: Matched, truth: Pass, control: Control) -> Tried:
-    """Try a control: it passes if what is noticed first is what has to be."""
+    """Try a control: it passes if the right comparison notices it first."""
     link, tensor, case = control.first or ("", "", "")
     expected = name_of("float64", link, tensor, case).rstrip("/")
     try:
@@ -42,7 +42,7 @@ def tried(matched: Matched, truth: Pass, control: Control) -> Tried:
 
 
 def judged(matched: Matched, truth: Pass, link: str, mistake: Mistake) -> Iterator[Check]:
-    """Judge a pair with a mistake, in the part of the chain that has a link."""
+    """Judge a pair with a mistake, in the part of the chain that contains a link."""
     if link in ("activations", "outputs"):
         return _forward(matched, truth, mistake)
     if link == "gradients":

@@ -45,7 +45,7 @@ class Feeding:
     inputs: dict[str, Call]  # PyTorch's calls
 
     def checks(self) -> Iterator[Check]:
-        """Judge each layer; if it differs, also the input that it is given."""
+        """Judge each layer; if it differs, also its input."""
         place: dict[str, Any] = {"precision": "float64", "link": "layers"}
         for fed in self.layers:
             name = label(fed.entry)
@@ -67,7 +67,7 @@ class Feeding:
 
 
 def feed(matched: Matched) -> Feeding:
-    """Run Flax's module once, each layer fed with PyTorch's input, and PyTorch's output given on."""
+    """Run Flax's module once, each layer fed PyTorch's input, and PyTorch's output passed on."""
     theirs, seen = matched.traces[0], dict[str, Fed]()
     layouts, calls = {e.flax: e for e in matched.names.activations}, {f: t for t, f in matched.pairs.items()}
     paths = {flax.partition("#")[0] for flax in calls}
@@ -111,7 +111,7 @@ def _right_input(
     x: np.ndarray, given: np.ndarray, output: Any, right: np.ndarray, again: Callable[..., Any], merges: Merges,
     kind: str,
 ) -> tuple[Entry | None, Any]:  # fmt: skip
-    """Find the layout of a layer's input, which the output shows, and what the layer makes of PyTorch's."""
+    """Find the layout of a layer's input, which its output shows, and the layer's output for PyTorch's input."""
     same = found(x, given, merges)
     if agrees(output, right):
         return Entry("", "", *same) if same else None, output
@@ -122,7 +122,7 @@ def _right_input(
         entry = Entry("", "", *layout)
         try:
             fitting = fit(entry.carry(x, "flax"), given.shape)
-            if fitting.shape != x.shape and agrees(given, fitting):  # it is padded, as PyTorch does it or otherwise
+            if fitting.shape != x.shape and agrees(given, fitting):  # it is padded, as in PyTorch or differently
                 return entry, output
             made.append((entry, again(fitting)))
         except Exception:
@@ -160,6 +160,6 @@ FITS: tuple[Callable[..., np.ndarray], ...] = (
 
 
 def fitted(array: np.ndarray, given: np.ndarray) -> Iterator[np.ndarray]:
-    """Give an input as Flax has it: as it is, or as one side pads before the layer and the other within it."""
+    """Give an input as Flax has it: unchanged, or as if one side pads before the layer and the other within it."""
     made = {id(one): one for fit in FITS if (one := fit(array, given.shape)).shape == given.shape}
     yield from made.values() or [array]

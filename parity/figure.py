@@ -13,7 +13,7 @@ Result = dict[str, Any]
 
 JAX, PYTORCH, BOUND = "#4477aa", "#999999", "#cc6677"
 LETTERS = 36  # of a layer's name
-NAMED = 40  # layers: of more, those that are wrong
+NAMED = 40  # layers: if there are more, only the wrong ones
 
 
 def drift(checks: Sequence[Check]) -> dict[str, list[Result]]:
@@ -59,7 +59,7 @@ def _layers(axes: Axes, checks: Sequence[Check], marks: Mapping[str, str]) -> No
     """Draw each layer's error, fed with PyTorch's input, in order of execution, with the cause where it is wrong."""
     finite = [c.error for c in checks if 0 < c.error < math.inf]
     bottom, top = 0.1 * min(finite, default=EPSILON), 10 * max([*finite, 1.0])
-    errors = [min(c.error, top / 10) or bottom for c in checks]  # what is equal has no logarithm
+    errors = [min(c.error, top / 10) or bottom for c in checks]  # an error of 0 has no logarithm
     places = range(len(checks))
     axes.vlines(places, bottom, errors, color=PYTORCH, linewidth=1)
     for equal, marker, label in (
@@ -103,7 +103,7 @@ def _drift(axes: Axes, tracks: dict[str, list[Result]], bound: float) -> None:
 
 
 def _errors(axes: Axes, checks: Sequence[Check]) -> None:
-    """Draw each tensor's error and bound, a column a link. What is equal has no logarithm and lies at the bottom."""
+    """Draw each tensor's error and bound, one column per link. An error of 0 has no logarithm and is at the bottom."""
     bottom = 0.1 * min((c.error for c in checks if c.error > 0), default=EPSILON)
     ours, theirs = "JAX against PyTorch", ""
     if any(c.pytorch is not None for c in checks):

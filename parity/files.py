@@ -32,7 +32,7 @@ def load_weights(
 ) -> Weights:
     """Load weights from any form, as `dtype`; None keeps the file's. UserError names what does not fit.
 
-    entry: the name under which they are in the file, if several networks are in it.
+    entry: their name in the file, if it has several networks.
     """
     file = at_home(path)
     entries, metadata = _entries(file)
@@ -50,7 +50,7 @@ def load_weights(
 
 
 def save_weights(path: str | Path, weights: Weights, naming: Naming | None = None, say: Say = progress.say) -> None:
-    """Write weights in the form that the suffix names: whole or not at all, read back and compared before they count.
+    """Write weights in the form that the suffix names: whole or not at all, read back and compared before renaming.
 
     naming: `torch` in a `.pth`, always; `flax` in a `.safetensors` by default.
     """
@@ -71,12 +71,12 @@ def save_weights(path: str | Path, weights: Weights, naming: Naming | None = Non
 
 
 def table_of(network: Network) -> Table:
-    """Find the table of a network of ours."""
+    """Find the table of one of our networks."""
     return TABLES[networks.describe(network)["name"]]
 
 
 def _entries(path: Path) -> tuple[Entries, Mapping[str, str]]:
-    """List what is in a file, a run, or all files of a network that is in several; and what the first says of it."""
+    """List the entries of a file, a run, or all files of a network; and the metadata of the first file."""
     folder = path if path.is_dir() else path.parent
     for index in [path] if path.suffix == ".json" else sorted(folder.glob("*.index.json")):
         places = _indexed(index)
@@ -92,7 +92,7 @@ def _entries(path: Path) -> tuple[Entries, Mapping[str, str]]:
 
 
 def _indexed(index: Path) -> dict[str, str]:
-    """Tell in which file beside an index each entry is; nothing if it is no index."""
+    """Tell in which file beside an index each entry is; nothing if it is not an index."""
     try:
         places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
         return places if all(name == Path(name).name for name in places.values()) else {}  # no path is followed
@@ -101,7 +101,7 @@ def _indexed(index: Path) -> dict[str, str]:
 
 
 def _entries_of(file: Path) -> tuple[Entries, Mapping[str, str]]:
-    """List what is in a file of whatever form, which is told by its content."""
+    """List the entries of a file in any form, which is recognised by its content."""
     if not file.exists():
         raise UserError("no such file", file, "name a run directory, a .pth or a .safetensors")
     with os_errors("cannot be read ({})", "name a file of weights", file):

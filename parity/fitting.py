@@ -1,4 +1,4 @@
-"""Which classic mistakes fit a pair: one of each kind of which it has a layer, spread over the network."""
+"""Which classic mistakes fit a pair: one of each kind that it has a layer for, spread over the network."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -30,13 +30,13 @@ class Layer(NamedTuple):
     path: str
     tensor: str  # what its output is called; nothing if it is not compared
     module: Any
-    kinds: frozenset[str]  # the classes of Flax's own that it is
+    kinds: frozenset[str]  # Flax's own classes that it is an instance of
     shape: tuple[int, ...]  # of its input
     variables: frozenset[str]
 
 
 def controls(matched: Matched) -> list[Control]:
-    """List the mistakes that fit a pair, each with what has to notice it first."""
+    """List the mistakes that fit a pair, each with the comparison that must notice it first."""
     found = layers(matched)
     made = [*_inputs(matched), *_axes(matched, found), *_layers(found), *_results(matched, found)]
     return [*made, *_modes(matched, found), *_optimizers(matched)] if matched.trained else made
@@ -62,12 +62,12 @@ def layers(matched: Matched) -> dict[str, Layer]:
 
 
 def pick(some: Sequence[Any], place: float) -> Any:
-    """Give the first, the middle or the last: a list of it, or nothing of nothing."""
+    """Give a list of the first, the middle or the last item; an empty one if there are none."""
     return [some[int(place * (len(some) - 1))]] if some else []
 
 
 def _inputs(matched: Matched) -> Iterator[Control]:
-    """Turn the largest input round along its last axis, a floating one if there is any."""
+    """Reverse the largest input, a floating one if there is any, along its last axis."""
     given = enumerate(jax.tree.leaves(matched.given.flax_inputs))
     arrays = [(i, as_numpy(leaf)) for i, leaf in given if any(True for _ in leaves(leaf))]
     fits = [(i, array) for i, array in arrays if max(array.shape, default=0) > 1]
@@ -80,7 +80,7 @@ def _inputs(matched: Matched) -> Iterator[Control]:
 
 
 def _axes(matched: Matched, found: dict[str, Layer]) -> Iterator[Control]:
-    """Exchange two axes of the same size in the table."""
+    """Swap two axes of the same size in the table."""
     swaps = list[tuple[str, Entry]]()
     for entry in matched.table.expanded:
         path, shape = entry.flax.rpartition("/")[0], matched.given.shapes.get(f"{entry.collection}/{entry.flax}")
@@ -115,7 +115,7 @@ def _layers(found: dict[str, Layer]) -> Iterator[Control]:
 
 
 def _results(matched: Matched, found: dict[str, Layer]) -> Iterator[Control]:
-    """Exchange rows of the output, double the user's loss, and halve the gradient of a layer."""
+    """Swap rows of the output, double the user's loss, and halve the gradient of a layer."""
     outputs = named(matched.given.reference[0], "output")
     if any(max(outputs[e.torch].shape[:1], default=0) > 1 for e in matched.names.outputs):
         yield Control("rows of the output exchanged", ("outputs", "", ""), mistakes.rows)
@@ -147,7 +147,7 @@ def _modes(matched: Matched, found: dict[str, Layer]) -> Iterator[Control]:
 
 
 def _optimizers(matched: Matched) -> Iterator[Control]:
-    """Take other steps: as far as the optimizer has what is left out."""
+    """Take other steps, by leaving out what the optimizer has."""
     trained, start, _, states, *_ = matched.trained
     optimizer, params = trained.optimizer[1], trained.pair.variables(start)["params"]
     ones, zeros, state = optax.tree.ones_like(params), optax.tree.zeros_like(params), optimizer.init(params)

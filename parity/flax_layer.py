@@ -1,4 +1,4 @@
-"""A layer of Flax that is being called: what its variables are called, and how it is run with others."""
+"""A layer of Flax during its call: the names of its variables, and how it is run with others."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

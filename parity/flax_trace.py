@@ -1,4 +1,4 @@
-"""A Flax module at work, Linen or NNX: inputs and outputs of every call, dropout's draws, other operations in place."""
+"""Run a Flax module, Linen or NNX, and record all calls and dropout's draws; operations can be replaced."""
 
 import functools
 import sys
@@ -32,7 +32,7 @@ Around = Callable[[Site, Callable[..., Any], Any, Any], Any]  # (site, the modul
 
 
 def in_place(operations: Mapping[str, Operation]) -> Around:
-    """Put operations in the place of the calls of modules, by path."""
+    """Replace the calls of modules by operations, by path."""
 
     def around(site: Site, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         layer = functools.partial(operations[site.path], site.module, call) if site.path in operations else call
@@ -56,8 +56,8 @@ def run(
     """Call `apply`, which applies a module, and return its result and the trace. It can be jitted if not `eager`.
 
     eager: loops run step by step and nothing is compiled, so that calls inside `nn.scan` and `nn.remat` are seen too.
-    dtype: what modules compute in that were told to compute in another floating type.
-    drops: dropout that is on is on; if not, it is noted only.
+    dtype: used by modules that were given another floating type to compute in.
+    drops: whether dropout that is on drops values; if not, it is only noted.
     """
     watch = _Watch(around or in_place({}), eager, dtype, drops)
     with ExitStack() as stack:
@@ -74,7 +74,7 @@ def run(
 
 
 class _Watch:
-    """The calls that are being made, and what was seen so far."""
+    """The calls in progress, and what was recorded so far."""
 
     def __init__(self, around: Around, eager: bool, dtype: str | None, drops: bool) -> None:
         self.around, self.eager, self.dtype, self.drops = around, eager, dtype, drops
@@ -130,7 +130,7 @@ class _Watch:
                 self.paths[id(inner)] = "/".join(filter(None, [path, *map(str, place)])), inner
 
     def set_dtype(self, module: Any) -> None:
-        """Make a module, which is a copy of the user's, compute in `dtype` where it was told another floating type."""
+        """Make a module, a copy of the user's, compute in `dtype` if it was given another floating type."""
         for name in ("dtype", "param_dtype"):  # the second is that of a recurrent layer's first state
             if self.dtype and jnp.issubdtype(vars(module).get(name) or jnp.int32, jnp.floating):
                 object.__setattr__(module, name, jnp.dtype(self.dtype))
@@ -149,7 +149,7 @@ class _Watch:
                 output = args[0]
             if method == "__call__" and not self.traced(output):
                 own = not type(module).__module__.startswith("flax.") and "Dropout" in type(module).__name__
-                if own and len(self.trace.draws) == before:  # it draws by means of its own
+                if own and len(self.trace.draws) == before:  # it draws in its own way
                     kept = self.around(site, call, (jnp.ones_like(args[0]), *args[1:]), kwargs)
                     self.draws(None, kept != 0)
                 name = unique(path, self.trace.calls)
@@ -160,7 +160,7 @@ class _Watch:
             self.frames.pop()
 
     def traced(self, values: Any) -> bool:
-        """Tell if values are those of a loop that is only being compiled: they mean nothing outside."""
+        """Tell if values are of a loop that is only being compiled: they mean nothing outside it."""
         return self.eager and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
     def draw(self, bernoulli: Callable[..., Array]) -> Callable[..., Array]:
@@ -181,7 +181,7 @@ class _Watch:
 
 
 def _same_counters(counters: dict[Any, Any], loop: dict[str, Any]) -> None:
-    """Count Linen's draws in each step of a loop as in the first: a compiled loop has but one body."""
+    """Count Linen's draws in each step of a loop as in the first: a compiled loop has only one body."""
 
     def copied(values: dict[Any, Any]) -> dict[Any, Any]:  # with the same keys, which are known by identity
         return {key: copied(value) if isinstance(value, dict) else value for key, value in values.items()}
@@ -215,7 +215,7 @@ def _nnx_calls(around: Callable[..., Any]) -> Iterator[None]:
     with ExitStack() as stack:
         for one in {c for c in classes(nnx.Module) if "__call__" in vars(c)}:
             own = vars(one)["__call__"]
-            # A lambda, a hundred of which are made for each run: of a `def` the tests would check the annotations.
+            # A lambda, since each run makes a hundred of them, and the tests would check the annotations of a `def`.
             called = functools.wraps(own)(
                 lambda self, *args, own=own, **kwargs: around(functools.partial(own, self), self, args, kwargs)
             )

@@ -1,6 +1,6 @@
-"""The tensors of one of our networks, found in whatever a file holds: by their names under any prefix, or in order.
+"""Find the tensors of one of our networks in any file: by their names under any prefix, or by order.
 
-What lies beside them, as optimizers, counters and means do, is left out, and said; a layer more is another network.
+Other contents, such as optimizers, counters and means, are left out and named; an extra layer means another network.
 """
 
 import re
@@ -23,16 +23,16 @@ from parity.torch_files import Entries, Entry, Tensor
 from parity.twins.tables import TABLES
 
 Key = tuple[str, Naming]  # a network of ours, a naming
-Plain = dict[str, str]  # names in a file by what they are without what wraps them
+Plain = dict[str, str]  # names in a file, by their names without wrappers
 # `torch.compile`, DataParallel, FSDP and Flax put these into names.
 WRAPPERS = re.compile(r"(?<=\.)(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module|params)\.|^params\.")
 OPTIMIZERS = re.compile(r"(^|\.)opt(im(izers?)?)?(_states?(_dicts?)?)?\.|momentum|exp_avg|square_avg")
-GROUPS = re.compile(r"(|.*?\.)param_groups\.")  # which only an optimizer has, beside its state
+GROUPS = re.compile(r"(|.*?\.)param_groups\.")  # only an optimizer has these, beside its state
 BESIDE = re.compile(r"(^|\.)(\w+_)?(criterion|loss|losses|metrics?|acc|accuracy)(_\w+)?\.")
 STATISTICS = re.compile(r"(^|\.)(?!running)(\w+_)?(mean|std)$")  # of the data, a number or three
 PARTS = ("weight", "bias", "kernel")
 MOST = 32  # networks that are looked at
-CHANGED = {  # what a training puts in a weight's place
+CHANGED = {  # what a training can replace a weight by
     r"weight_u$": ("a spectral-normed network", "call torch.nn.utils.remove_spectral_norm(layer)"),
     r"weight_(mask|orig)$": ("a pruned network", "call torch.nn.utils.prune.remove(layer, 'weight')"),
     r"weight_[gv]$": ("a weight-normed network", "call torch.nn.utils.remove_weight_norm(layer)"),
@@ -61,7 +61,7 @@ class Found(NamedTuple):
 
 
 def in_files(table: Table) -> Table:
-    """Give a table the names that variables have in files: those that are no parameters start with their collection."""
+    """Give a table the variables' names in files: those that are not parameters start with their collection."""
     return Table(tuple(e if e.collection == "params" else e._replace(flax=f"{e.collection}/{e.flax}")
                        for e in table.expanded))  # fmt: skip
 
@@ -118,7 +118,7 @@ def _plain(names: Iterable[str]) -> Plain:
 
 
 def _without_optimizers(plain: Plain, is_chosen: bool) -> Plain:
-    """Leave out what optimizers keep, which has the shapes of a network, too. is_chosen: by its name."""
+    """Leave out optimizers' state, which has the shapes of a network, too. is_chosen: by its name."""
     found = {match[1] for name in plain if (match := GROUPS.match(name))}
     kept = tuple(start + part for start in found for part in ("state.", "param_groups."))
     others = {name: own for name, own in plain.items() if not name.startswith(kept)}
@@ -126,7 +126,7 @@ def _without_optimizers(plain: Plain, is_chosen: bool) -> Plain:
 
 
 def _by_names(entries: Entries, plain: Plain) -> Iterator[Candidate]:
-    """List where all names of a network are, with whatever else is beside them."""
+    """List the places with all names of a network, with whatever else is beside them."""
     hits = _hits(plain)
     whole = [at for at, count in hits.items() if count == len(NAMES[at[0]])]
     taken = {prefix + name.replace("/", ".") for key, prefix in whole for name in NAMES[key]}
@@ -143,9 +143,9 @@ def _hits(plain: Plain) -> Counter[tuple[Key, str]]:
 
 
 def _with_layers(entries: Entries, plain: Plain, key: Key, prefix: str, taken: Iterable[str] = ()) -> Candidate:
-    """Collect the entries of a network, and those that could be layers of it, which make it another one.
+    """Collect the entries of a network, and those that could be layers of it, which would make it another network.
 
-    A `state_dict` is one dict: what lies in another is beside it.
+    A `state_dict` is one dict: entries of another dict are not its layers.
     """
     ours = {prefix + name.replace("/", "."): name for name in NAMES[key]}
     homes = {entries[plain[name]].home for name in ours if name in plain}
@@ -168,9 +168,9 @@ def _is_layer(name: str, entry: Entry) -> bool:
 
 
 def _by_order(entries: Entries, plain: Plain) -> Iterable[Candidate]:
-    """List where as many tensors are as a network has, in its order: other people have other names.
+    """List the places with as many tensors as a network has, in its order, under any names.
 
-    Only networks of nothing but weights and biases, whose shapes tell one from the other.
+    Only for networks of weights and biases alone, whose shapes tell one from the other.
     """
     groups: dict[str, list[str]] = {}
     for name in (name for name in plain if not any(re.search(pattern, name) for pattern in CHANGED)):
@@ -178,7 +178,7 @@ def _by_order(entries: Entries, plain: Plain) -> Iterable[Candidate]:
             if _is_layer(name[start:], entries[plain[name]]):
                 groups.setdefault(name[:start], []).append(name)
     told = {key: ours for key, ours in NAMES.items() if {e.collection for e in TABLES[key[0]].entries} == {"params"}}
-    lengths = {*map(len, told.values())}  # of several prefixes of the same names the longest
+    lengths = {*map(len, told.values())}  # if several prefixes have the same names, the longest
     inner = {tuple(names): prefix for prefix, names in groups.items() if len(names) in lengths}
     for names, prefix in inner.items():
         for key, ours in told.items():
@@ -202,13 +202,13 @@ def _by_number(names: Iterable[str]) -> list[str]:
 
 
 def _are_alike(ours: str, theirs: str) -> bool:
-    """Tell whether two names may be of the same part of a layer; one that says nothing may be of any."""
+    """Tell whether two names may be of the same part of a layer; an unknown name may be of any part."""
     a, b = (re.split("[./]", name)[-1] for name in (ours, theirs))
     return a == b or b not in PARTS
 
 
 def _nearest(entries: Entries, plain: Plain) -> Candidate:
-    """Give the place with most of a network's names, for an error that says what is wrong there."""
+    """Give the place with the most names of a network, for an error that says what is wrong there."""
     hits = _hits(plain)
     is_flax = any(name.endswith("kernel") for name in plain)
     start: tuple[Key, str] = (("tutorial", "flax" if is_flax else "torch"), "")
@@ -217,7 +217,7 @@ def _nearest(entries: Entries, plain: Plain) -> Candidate:
 
 
 def _checked(candidate: Candidate, entries: Entries, metadata: Mapping[str, str], where: object) -> Found:
-    """Read the arrays of a candidate, and check them against the network that they are of."""
+    """Read the arrays of a candidate, and check them against its network."""
     key, prefix, members, by_order = candidate
     arrays: NamedArrays = {}
     for ours, name in members.items():
@@ -273,7 +273,7 @@ def _named(plain: Plain, where: object) -> UserError | None:
 def _in_flax_naming(
     naming: Naming, arrays: NamedArrays, metadata: Mapping[str, str], where: object
 ) -> tuple[Network, NamedArrays]:
-    """Carry arrays in either naming to Flax's, checked by the file's own names against the network that they are of."""
+    """Carry arrays in either naming to Flax's, checked by the file's own names against their network."""
     entries = {entry.flax: entry for table in TABLES.values() for entry in table.expanded}
 
     def flax_shape(name: str, axes: int) -> tuple[int, ...]:

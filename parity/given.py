@@ -1,4 +1,4 @@
-"""What the user gave, made ready: both modules as functions of their variables, which change nothing of the user's."""
+"""Prepare what the user gave: both modules as functions of their variables, which change nothing of the user's."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -83,7 +83,7 @@ class Given:
         return flat_names(variables)
 
     def randomised(self, seed: int = 0) -> NamedArrays:
-        """Draw all parameters and running statistics anew: with zeros and ones many a mistake cannot be seen."""
+        """Draw all parameters and running statistics anew: zeros and ones hide many mistakes."""
         rng, drawn = np.random.default_rng(seed), dict[str, Any]()
         parameters = {name for name, p in self.torch_module.named_parameters(remove_duplicate=False) if p.requires_grad}
         for name, array in self.state.items():
@@ -110,7 +110,7 @@ class Given:
 
     @cached_property
     def reference(self) -> tuple[Any, Trace]:
-        """Run the PyTorch module on them, in float64: what Flax's calls are recognised by."""
+        """Run the PyTorch module on them, in float64: Flax's calls are recognised by the result."""
         return self.torch_run(self.random, "float64")
 
     def cast_flax(self, precision: str) -> tuple[Any, ...]:
@@ -130,10 +130,10 @@ class Given:
         masks: Mapping[str, torch.Tensor] | None = None,
         seed: int = 0,
     ) -> tuple[Any, Trace]:
-        """Call the PyTorch module, and see what it does. UserError if its call fails."""
+        """Call the PyTorch module; return its output and its trace. UserError if its call fails."""
         dtype = getattr(torch, precision)
         tensors = {name: _tensor(state[name], dtype) for name in self.names}
-        for name in self.parameters:  # with gradients, else some layers take another way
+        for name in self.parameters:  # with gradients, else some layers take another code path
             tensors[name].requires_grad_()
         given, kwargs = self.cast_torch(dtype)
         try:
@@ -169,7 +169,7 @@ class Given:
             raise self.failed(self.flax_name, problem, self.flax_inputs, self.flax_kwargs) from problem
 
     def failed(self, name: str, problem: Exception, inputs: Any, kwargs: Any) -> UserError:
-        """Make the error for a module whose call fails: its own words, and what it was given."""
+        """Make the error for a module whose call fails: the exception's text, and the inputs."""
         fed = ", ".join(f"{n if n.isalpha() else ''}{'=' if n.isalpha() else ''}{leaf.dtype}{list(leaf.shape)}"
                         for n, leaf in (*leaves([*inputs]), *leaves(dict(kwargs))))  # fmt: skip
         return UserError(f"its call fails: {in_words(problem)}", f"{name}({fed})",

@@ -1,8 +1,8 @@
-"""The guided run: Flax's module is run once, and each of its layers is recognised by what it is given.
+"""The guided run: Flax's module is run once, and each of its layers is recognised by its input.
 
-A layer's input has the values that a layer of PyTorch was given, however its axes lie: it is that layer. Its variables
-are filled with that layer's arrays in each way that their shapes allow, and it is run: the way in which PyTorch's
-output comes out is right. PyTorch's output goes on, so that one wrong layer does not hide the next.
+If a layer's input has the values of a PyTorch layer's input, in any order of axes, it is that layer. Its variables are
+filled with that layer's arrays in each way that their shapes allow, and it is run: the way that gives PyTorch's output
+is right. PyTorch's output is passed on, so that one wrong layer does not hide the next.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ from parity.rules import SYNONYMS, Row, gates, likeness, ways
 from parity.table import Entry, Table
 from parity.units import Unit, block, interleave, join, units
 
-TRIED, NEAREST = 32, 6  # ways of a layer that are run; layers that are tried although what they are given differs
+TRIED, NEAREST = 32, 6  # ways of a layer that are run; layers that are tried although their inputs differ
 ALIKE, SAME, STEP, BACK = 0.3, 0.7, 0.05, 0.5  # what decides where values do not: names, and the order of execution
 Way = list[Row]
 
@@ -90,7 +90,7 @@ class Guided:
         self.score, self.perfect = sum(right), all(right)
 
     def tell(self, table: Table) -> None:
-        """Fill all variables as a table says."""
+        """Fill all variables by a table."""
         self.values |= {n: v for n, v in flat_names(table.to_flax(self.state)).items() if n in self.shapes}
         for entry in table.expanded:
             theirs = entry.names("torch")[0]
@@ -186,12 +186,12 @@ class Guided:
         return self.finish(layer, unit, self.run(layer))
 
     def distance(self, unit: Unit) -> float:
-        """Say how far a unit lies from the one that was found last: forward rather than back."""
+        """Return the distance of a unit from the one that was found last; going back counts more."""
         steps = self.units.index(unit) - self.last
         return STEP * steps if steps > 0 else BACK - STEP * steps
 
     def alike(self, unit: Unit, layer: FlaxLayer) -> float:
-        """Say what the names speak for it."""
+        """Return how much the names favour it."""
         same = likeness(unit.path, layer.site.path)
         return ALIKE * same + (SAME if same > 0.95 else 0)
 
@@ -218,7 +218,7 @@ class Guided:
         return places
 
     def part_of(self, unit: Unit, layer: FlaxLayer) -> list[Unit]:
-        """Cut the projection that Flax's layer is out of a fused one, if it can be."""
+        """Cut the projection of Flax's layer out of a fused one, if possible."""
         weight = unit.pieces.get("weight")
         if weight is None or weight.array.ndim != 2 or weight.parts > 1 or unit.output is None:
             return []
@@ -234,11 +234,11 @@ class Guided:
         return [block(unit, part, parts, self.heads_of(own))]
 
     def heads_of(self, rows: int) -> int:
-        """Give the heads that are tried, if so many rows divide among them; else 0."""
+        """Give the number of heads that is tried, if it divides the rows; else 0."""
         return self.heads if self.heads and rows % self.heads == 0 else 0
 
     def joined(self, fed: list[Unit], layer: FlaxLayer) -> list[Unit]:
-        """Join projections of one input, if Flax's layer can be all of them."""
+        """Join projections of one input, if Flax's layer can be all of them together."""
         weights = {u: u.pieces["weight"].array for u in sorted(fed, key=self.units.index) if "weight" in u.pieces}
         some = [u for u, weight in weights.items() if weight.ndim == 2 and not u.taken and u.output is not None]
         count = max(map(prod, layer.shapes.values())) // weights[some[0]].size if some else 1
@@ -290,5 +290,5 @@ def layer_of(variable: str) -> str:
 
 
 def _flattened(some: list[Way]) -> Way:
-    """Choose a way that nothing proves: after a flatten, that of images with their channels last."""
+    """Choose a way when nothing proves one: after a flatten, that of images with channels last."""
     return next((way for way in some if any(len(axis) > 2 for row in way for axis in row.layout.axes)), some[0])

@@ -19,7 +19,7 @@ from parity.table import Entry, Table
 
 DRAWS = 96  # fewer cannot tell a uniform from a normal distribution of the same width in a small layer
 ELEMENTS = 20_000  # of a tensor, at most, of all draws together
-CHANCE = 1e-6  # with which two samples of one distribution are taken for different
+CHANCE = 1e-6  # that two samples of one distribution are taken for different
 CONSTANT = 1e-6  # two constants that are the same
 Builders = tuple[Callable[[int], Any], Callable[[int], Any]]  # PyTorch's and Flax's module of a seed
 
@@ -43,7 +43,7 @@ def same(draws: np.ndarray) -> bool:
 
 
 def draw_initial(builders: Builders, given: Given, table: Table) -> list[Drawn]:
-    """Make both modules anew, again and again. UserError if they cannot be made, or are not those of the table."""
+    """Make both modules anew many times. UserError if they cannot be made, or are not those of the table."""
     theirs, ours, port = list[NamedArrays](), list[NamedArrays](), None
     for seed in range(DRAWS):
         with torch.random.fork_rng(devices=[]):
@@ -82,10 +82,10 @@ def _some(arrays: NamedArrays) -> NamedArrays:
 
 
 def initial_checks(drawn: list[Drawn]) -> Iterator[Check]:
-    """Compare: what PyTorch does not draw is equal; of what it draws, the distributions are as near as chance allows.
+    """Compare initial weights: constants must be equal, and distributions as near as chance allows.
 
-    The error is then the largest distance between the shares of elements up to a value (Kolmogorov and Smirnov's), and
-    the bound what it exceeds with a chance of one in a million if both draw from one distribution.
+    The error of distributions is the Kolmogorov-Smirnov distance: the largest between the shares of elements up to a
+    value. If both draw from one distribution, it exceeds the bound with a chance of one in a million.
     """
     for one in drawn:
         place: dict[str, Any] = {"precision": "float64", "link": "initial", "tensor": label(one.entry)}

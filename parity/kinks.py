@@ -1,4 +1,4 @@
-"""Where a network's derivative jumps, and which images rounding puts on another side."""
+"""Where a network's derivative jumps, and for which images rounding decides differently."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from parity.torch_trace import channels_first, channels_last
 
 
 def decisions(pair: Pair, result: Pass) -> NamedArrays:
-    """Say what the derivative hangs on: the side of each ReLU, and which element of each window is its maximum."""
+    """Return what the derivative depends on: the side of each ReLU, and which element of each window is its maximum."""
     sides = {}
     for name, x in result.inputs.items():
         module = pair.torch_module.get_submodule(name.partition("#")[0].replace("/", "."))

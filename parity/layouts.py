@@ -1,4 +1,4 @@
-"""Layouts: how the axes of an array of PyTorch may lie in an array of Flax, as einops patterns."""
+"""Layouts: how the axes of a PyTorch array may be ordered in a Flax array, as einops patterns."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from einops import rearrange
 Shape = tuple[int, ...]
 Axis = tuple[tuple[str, int], ...]  # an axis of PyTorch: the named axes that it is made of, and their sizes
 Merges = Mapping[int, set[Shape]]  # which axes became one axis of a size when the PyTorch module ran
-NEAR = 1e-6  # values that agree so well are the same: what follows a mistake differs by more
+NEAR = 1e-6  # values that agree this well are the same: a mistake changes them by more
 
 
 class Layout(NamedTuple):
@@ -68,7 +68,7 @@ def _take(queue: list[str], size: dict[str, int], parts: dict[str, list[str]], l
 
 
 def layouts(names: str, shape: Shape, orders: Sequence[str], merges: Merges) -> Iterator[Layout]:
-    """List the layouts of an array: in these orders, with an axis that was several when PyTorch ran, channels last."""
+    """List the layouts of an array: in these orders; an axis that PyTorch merged from several, with channels last."""
     plain: tuple[Axis, ...] = tuple(((name, n),) for name, n in zip(names, shape, strict=True))
     turned = [tuple(order.split()) for order in orders]
     yield from (Layout(plain, order) for order in turned)
@@ -83,7 +83,7 @@ def layouts(names: str, shape: Shape, orders: Sequence[str], merges: Merges) -> 
 
 
 def any_order(names: str) -> list[str]:
-    """List all orders of axes, the given one first, then as it is reversed."""
+    """List all orders of axes: the given one first, then its reverse."""
     orders = [" ".join(order) for order in itertools.permutations(names)]
     return list(dict.fromkeys([" ".join(names), " ".join(names[::-1]), *orders]))
 
@@ -107,7 +107,7 @@ def found(theirs: np.ndarray, ours: np.ndarray, merges: Merges) -> tuple[str, di
 
 
 def narrow(theirs: np.ndarray, ours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give arrays of which one repeats along an axis what the other has once, as positions in a batch, both once."""
+    """Reduce two arrays, of which one repeats the other along an axis, as positions in a batch do, to one copy each."""
     if theirs.ndim == ours.ndim and theirs.shape != ours.shape:
         once = [1 in sizes and sizes[0] != sizes[1] for sizes in zip(theirs.shape, ours.shape, strict=True)]
         firsts = [array[tuple(slice(0, 1) if one else slice(None) for one in once)] for array in (theirs, ours)]

@@ -79,7 +79,7 @@ def one_pass(pair: Pair, case: Case, compiled: bool = True) -> Generator[Check, 
 
 
 def _kinks(pair: Pair, case: Case, passes: list[Pass]) -> np.ndarray:
-    """Tell of which images a pass has decided unlike the truth. [n]."""
+    """Tell for which images a pass has decided unlike the truth. [n]."""
     ours, truth, *single = passes
     found = np.any([other_decisions(pair, result, truth) > 0 for result in (ours, *single)], axis=0)
     kinks = case.real.copy()
@@ -116,7 +116,7 @@ def torch_steps(
     pair: Pair, state: Mapping[str, torch.Tensor], optimizer: Any, batches: Iterable[Case], dtype: torch.dtype,
     fixed: Mapping[str, torch.Tensor] | None = None,
 ) -> Iterator[tuple[float, float]]:  # fmt: skip
-    """Train in PyTorch, a step a batch with JAX's dropout masks; give each loss, and what is reported of it.
+    """Train in PyTorch, one step per batch, with JAX's dropout masks; yield each loss, and the loss that is reported.
 
     fixed: elements that have no gradient.
     """
@@ -148,7 +148,7 @@ def flax_snapshot(pair: Pair, state: Any) -> NamedArrays:
 
 
 def _place(path: tuple[Any, ...]) -> tuple[str, ...]:
-    """Say of which parameter a leaf of an optimizer's state is the momentum; () if it is something else."""
+    """Return the path of the parameter whose momentum a leaf of an optimizer's state is; () if it is another."""
     names = [getattr(key, "name", "") for key in path]
     return tuple(key.key for key in path[names.index("trace") + 1 :]) if "trace" in names else ()
 
@@ -160,7 +160,7 @@ def momentum(opt_state: Any) -> Any:
 
 
 def with_momentum(opt_state: Any, trace: Any) -> Any:
-    """Give an optimizer's state another momentum, if it has any."""
+    """Replace the momentum in an optimizer's state, if it has any."""
     known = flatten_dict(trace)
     return jax.tree_util.tree_map_with_path(lambda path, leaf: known.get(_place(path), leaf), opt_state)
 

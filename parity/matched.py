@@ -1,4 +1,4 @@
-"""A pair made ready: its table, which call is which, and how both sides are run in each precision and mode."""
+"""A matched pair: its table, which call is which, and how both sides are run in each precision and mode."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from parity.proposal import proposal
 from parity.rules import Piece, ways
 from parity.table import Entry, Table
 
-LARGE = 8.0, 20.0  # times what is drawn of scales and biases, and of the first kernel: so values exceed any cut-off
+LARGE = 8.0, 20.0  # factors of random scales and biases, and of the first kernel, so that values exceed any limit
 
 
 class Trained(NamedTuple):
@@ -73,7 +73,7 @@ class Matched:
 
     @cached_property
     def untied(self) -> dict[str, list[str]]:
-        """Name PyTorch's arrays that Flax has several of: it does not share what PyTorch's layers share."""
+        """Name PyTorch's arrays that Flax has several of, since it does not share what PyTorch's layers share."""
         ours = dict[str, list[str]]()
         for entry in self.table.expanded:
             (theirs, stacked), (flax, fused) = entry.names("torch"), entry.names("flax")
@@ -109,7 +109,7 @@ class Matched:
 
     @cached_property
     def proven(self) -> Table:
-        """Give the table, of a told one the entries that values prove to be others changed."""
+        """Give the table; in one from the user, change the entries that values prove wrong."""
         if self.told is None:
             return self.table
         proposed, guided = proposal(self.given)
@@ -209,7 +209,7 @@ class Matched:
 
     @cached_property
     def cases(self) -> dict[str, NamedArrays]:
-        """Name other weights that outputs are compared with: the module's own, and so large that all is exceeded."""
+        """Name other weights for comparing outputs: the module's own, and ones so large that they exceed any limit."""
         random, tied = self.given.random, self.given.tied
         floats = [name for name in self.given.parameters if random[name].dtype.kind == "f"]
         factors = dict.fromkeys([name for name in floats if random[name].ndim == 1], LARGE[0])

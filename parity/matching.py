@@ -1,4 +1,4 @@
-"""Which call of PyTorch is which call of Flax, beyond the layers that have arrays: by the table, and by value."""
+"""Match the calls of PyTorch and Flax beyond the layers that have arrays: by the table, and by value."""
 
 import re
 from collections import defaultdict
@@ -63,7 +63,7 @@ def name_arrays(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], pairs: Mapping[str, str], merges: Merges,
     kinds: Mapping[str, str] | None = None,
 ) -> list[Entry]:  # fmt: skip
-    """Say which array is which, in the layout that their values show, and how their axes lie.
+    """Match arrays of both sides, with the layout that their values show.
 
     kinds: the classes of PyTorch's layers.
     """

@@ -27,7 +27,7 @@ class Control(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """What became of a control."""
+    """The result of a control."""
 
     name: str
     expected: str  # the comparison that has to fail first
@@ -36,7 +36,7 @@ class Tried(NamedTuple):
 
 
 def axes(flax: str, pattern: str) -> Mistake:
-    """Carry an entry of the table, by its Flax name, as if its axes were others."""
+    """Carry an entry of the table, by its Flax name, with wrong axes."""
     return lambda pair: replace(pair, table=pair.table.with_axes(flax, pattern))
 
 
@@ -51,7 +51,7 @@ def inputs(wrong: Callable[[Array], Array]) -> Mistake:
 
 
 def one_input(place: int, wrong: Callable[[Array], Array]) -> Mistake:
-    """Prepare one of the arrays that Flax is given in another way."""
+    """Prepare one of Flax's input arrays in another way."""
 
     def prepared(pair: Any, given: Any) -> Any:
         arrays, structure = jax.tree.flatten(pair.flax_input(*given))
@@ -140,13 +140,13 @@ def scaled(layer: str) -> Mistake:
 
 
 def half_stopped(layer: str) -> Mistake:
-    """Let half of the gradient through a layer's output."""
+    """Pass only half of the gradient through a layer's output."""
     wrong = lambda x: (x + lax.stop_gradient(x)) / 2  # noqa: E731
     return operation(layer, lambda module, call, *args, **kwargs: on_floats(wrong, call(*args, **kwargs)))
 
 
 def rows(pair: Any) -> Any:
-    """Give each row of the output the place of the next."""
+    """Move each row of the output to the place of the next."""
     roll = lambda x: jnp.roll(x, 1, 0) if getattr(x, "ndim", 0) else x  # noqa: E731
 
     def apply(*given: Any) -> Any:
@@ -162,7 +162,7 @@ def faster(right: optax.GradientTransformation) -> optax.GradientTransformation:
 
 
 def undecayed(right: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Take steps that know nothing of the parameters: without weight decay."""
+    """Take steps that do not depend on the parameters: without weight decay."""
     blind = lambda g, state, params: right.update(g, state, optax.tree.zeros_like(params))  # noqa: E731
     return optax.GradientTransformation(right.init, blind)
 

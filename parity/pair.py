@@ -1,4 +1,4 @@
-"""A pair of networks that should be the same, and one pass through each, laid open."""
+"""A pair of networks that should be the same, and one pass through each, with all its arrays."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
     name: str
     weights: NamedArrays  # a `state_dict` of float32
-    inputs: Any  # images, or whatever the pair makes both sides' inputs of
+    inputs: Any  # images, or whatever the pair makes both sides' inputs from
     labels: Any = None  # uint8
     real: Any = None  # which images count
     key: Any = None  # of the dropout masks, in JAX's own form; None if dropout is off
@@ -65,7 +65,7 @@ class Pair:
     )
     torch_kwargs: Callable[[torch.dtype], dict[str, Any]] = lambda dtype: {}
     train: bool = False  # PyTorch is in training mode, whether there are dropout masks or not
-    dtype: str | None = None  # what Flax's modules compute in that were told to compute in another type
+    dtype: str | None = None  # used by Flax's modules that were given another type to compute in
     statistics: tuple[str, ...] = ()  # buffers that training changes: PyTorch is then given the real images only
     keyed: Callable[[Any, Any], Any] = lambda key, real: key  # (key, real) -> Flax's key, told which images are real
     reported: Callable[..., float] = lambda *given: 0.0  # (output, labels, real) -> the loss that training sums up
@@ -108,7 +108,7 @@ def _jitted(function: Callable[..., Any], static: tuple[int, ...], quick: bool) 
 
 def jitted(pair: Pair, function: Callable[..., Any], static: tuple[int, ...] = (0,)) -> Callable[..., Any]:
     """Compile a function of a pair: quickly, if it runs a few times only."""
-    # Level 0 halves what a check takes: a small ViT 17 s for 33.
+    # Level 0 halves the time of a check: 17 s for a small ViT, not 33.
     return _jitted(function, static, pair.seen_apart)
 
 
@@ -201,7 +201,7 @@ def dropout_masks(pair: Pair, x: Any, key: Any) -> NamedArrays:
 
 
 def torch_masks(pair: Pair, masks: NamedArrays, case: Case) -> dict[str, torch.Tensor] | None:
-    """Carry the dropout masks of JAX to PyTorch's places; None if a case is none of training."""
+    """Carry the dropout masks of JAX to PyTorch's places; None if a case is not one of training."""
     if pair.names:
         carried = {
             e.torch: torch.from_numpy(e.carry(masks[e.flax], "torch").copy())
@@ -214,12 +214,12 @@ def torch_masks(pair: Pair, masks: NamedArrays, case: Case) -> dict[str, torch.T
 
 
 def training_statistics(pair: Pair, case: Case) -> bool:
-    """Tell if images are normalised by the statistics of those that are real."""
+    """Tell if images are normalised by the statistics of the real ones."""
     return bool(pair.statistics) and case.key is not None
 
 
 def torch_batch(pair: Pair, case: Case, dtype: torch.dtype) -> tuple[Any, Any, Any]:
-    """Make PyTorch's inputs, labels, and say which are real: all, where those that are not would change statistics."""
+    """Make PyTorch's inputs, labels, and which are real; others are left out where they would change statistics."""
     x, kept = pair.torch_input(case.inputs, dtype), case.real
     if not training_statistics(pair, case):
         return x, case.labels, kept
@@ -277,7 +277,7 @@ def _flat_last(flat: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def torch_state(pair: Pair, weights: NamedArrays, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Make parameters, of which those that are trained want gradients, and buffers of a `state_dict`."""
+    """Make parameters, with gradients for those that are trained, and buffers from a `state_dict`."""
     module, state = pair.torch_module, {}
     for name, own in (*module.named_parameters(), *module.named_buffers()):
         tensor = torch.tensor(weights[name]) if name in weights else own.detach().clone()

@@ -1,4 +1,4 @@
-"""The parts of our own proof, each in a process of its own: Python keeps one core busy, and there are more."""
+"""The parts of our own proof, each in a process of its own, since one Python process keeps only one core busy."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""A Flax port, whatever it is made of: variables by name, and a pure function that applies them."""
+"""A Flax port, Linen or NNX: variables by name, and a pure function that applies them."""
 
 import inspect
 import sys
@@ -65,11 +65,11 @@ class LinenPort(Port):
         return {**jax.eval_shape(self._init, jax.random.key(0))}
 
     def initial(self, seed: int = 0) -> Variables:
-        """Make the first variables."""
+        """Make the initial variables."""
         return {**self._compiled(jax.random.key(seed))}
 
     def initial_of(self, names: Container[str]) -> dict[str, Any]:
-        """Make the first values of some variables, which is faster than of all."""
+        """Make the initial values of some variables, which is faster than making all."""
         some = lambda key: {n: a for n, a in flat_names(self._init(key)).items() if n in names}  # noqa: E731
         return jax.jit(some)(jax.random.key(0))
 
@@ -166,7 +166,7 @@ def by_collection(state: Any) -> Variables:
 
 
 def port_of(module: Any, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LinenPort | NNXPort:
-    """Make the port of a Flax module. UserError if it is none."""
+    """Make the port of a Flax module. UserError if it is not one."""
     if isinstance(module, nn.Module):
         return LinenPort(module, inputs, kwargs)
     if "flax.nnx" in sys.modules and isinstance(module, sys.modules["flax.nnx"].Module):

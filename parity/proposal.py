@@ -1,4 +1,4 @@
-"""A table proposed: which entry is which, found by running both modules on random weights, and proved by value."""
+"""Propose a table: find which entry is which by running both modules on random weights, and prove it by value."""
 
 import itertools
 import re
@@ -16,7 +16,7 @@ from parity.rules import Piece, likeness, ways
 from parity.table import Entry, Table
 from parity.units import brace
 
-SEARCHED = 24  # guided runs, where values leave a choice that only what comes later decides
+SEARCHED = 24  # guided runs, where values leave a choice that only later layers decide
 ALIKE = 0.6  # names of which one may be a buffer
 STATISTICS = ("running_mean", "running_var")
 
@@ -32,14 +32,14 @@ def propose(
     """Find the table of a PyTorch module and its Flax port, by values, names, kinds, shapes and order.
 
     inputs: NumPy arrays as the PyTorch module takes them; floating ones of 4 or 5 axes are given to Flax with channels
-    last, others as they are, if `flax_inputs` does not say otherwise. What is not sure is in `doubts`, what has no
+    last, others as they are, unless `flax_inputs` is given. Uncertain entries are in `doubts`, arrays without a
     counterpart in `left`. UserError if a module cannot be called.
     """
     return proposal(Given(torch_module, flax_module, inputs, flax_inputs, torch_kwargs, flax_kwargs))[0]
 
 
 def proposal(given: Given) -> tuple[Table, Guided]:
-    """Find the table of what was given, and the run that shows it."""
+    """Find the table of the given modules, and the run that shows it."""
     with jax.enable_x64(True):
         named = by_name(given, [])
         best = search(given, [], named)
@@ -52,7 +52,7 @@ def proposal(given: Given) -> tuple[Table, Guided]:
 
 
 def search(given: Given, placed: list[Placed], named: list[list[Placed]]) -> Guided:
-    """Run until every layer gives what its counterpart gives, with other choices where values leave one."""
+    """Run until every layer gives its counterpart's output, with other choices where values leave one."""
     first, *others = variations(given, named)
     best = Guided(given, [*placed, *first])
     for places in itertools.islice(others, SEARCHED):
@@ -82,7 +82,7 @@ def variations(given: Given, named: list[list[Placed]]) -> list[list[Placed]]:
 
 
 def _heads(given: Given) -> set[int]:
-    """List what may be the number of heads: what modules of either side call so, and axes of Flax's kernels."""
+    """List possible numbers of heads: what modules of either side call so, and axes of Flax's kernels."""
     named = {
         value
         for module in (*given.torch_module.modules(), given.port.module)
@@ -161,7 +161,7 @@ class Line(NamedTuple):
 
 
 def table_of(given: Given, run: Guided) -> Table:
-    """Write down what a run has shown."""
+    """Make the table that a run has shown."""
     parts = defaultdict[Any, list[Placed]](list)  # a fused array, whose parts are layers of Flax
     for place in run.places:
         piece = place.row.piece

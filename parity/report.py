@@ -15,9 +15,9 @@ from parity.figure import Result, figure
 from parity.mistakes import Tried
 from parity.table import Table
 
-SINGLE = 1e-5  # float64 that differs by less has somewhere been float32
+SINGLE = 1e-5  # float64 values that differ by less were float32 somewhere
 
-TOLD = 5  # causes that are told in full
+TOLD = 5  # causes that are described in full
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Report:
 
     @property
     def failed(self) -> list[Check]:
-        """List what differs, along the chain."""
+        """List the comparisons that differ, along the chain."""
         return sorted(
             (c for c in self.checks if not c.passed), key=lambda c: (c.precision != "float64", LINKS.index(c.link))
         )
@@ -59,7 +59,7 @@ class Report:
         lines += [f"{'link':12} {'tensors':>7}   {heads}   worst"]
         for link in LINKS:
             lines += self._line(link)
-        doubts = self.table.doubts[: 1 if self.diagnosis else 5]  # what is wrong makes doubts
+        doubts = self.table.doubts[: 1 if self.diagnosis else 5]  # a mistake causes doubts
         notes = [*(f"note: {note}" for note in self.notes), *(f"in doubt: {doubt}" for doubt in doubts)]
         return "\n".join([*lines, "", *notes, self.verdict()])
 
@@ -133,7 +133,7 @@ class Report:
 
 
 def told(findings: Sequence[Finding]) -> Iterator[str]:
-    """Tell findings, the layers with one cause together, and what might be the cause together."""
+    """Describe findings: layers with the same cause together, and possible causes of a layer together."""
     groups = dict[Any, list[Finding]]()
     for finding in findings:
         groups.setdefault((finding.code, finding.text, finding.repair, finding.certain), []).append(finding)
@@ -151,7 +151,7 @@ def told(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def noticed(controls: Sequence[Tried]) -> Iterator[str]:
-    """Say of mistakes made on purpose that each was noticed, or which were not and what that means."""
+    """Say whether each mistake made on purpose was noticed, or which were not and what that means."""
     missed = [tried for tried in controls if not tried.passed]
     if controls:
         each = f"{len(missed)} NOT noticed" if missed else "each noticed"
@@ -180,7 +180,7 @@ def plain(check: Check) -> Result:
 def table(checks: Sequence[Check], faults: Sequence[Result]) -> Iterator[str]:
     """Make the lines of an aligned table: each tensor's worst case in both precisions; then the controls."""
     worst: dict[str, dict[tuple[str, str], Check]] = {"float64": {}, "float32": {}}
-    for check in checks:  # of each tensor's, the one that is nearest to its bound or furthest beyond it
+    for check in checks:  # for each tensor, the one nearest to its bound or furthest beyond it
         half, tensor = worst[check.precision], (check.link, check.tensor)
         half[tensor] = max(half.get(tensor, check), check, key=lambda check: check.share)
     yield f"{'':33}   ----- float64 -----   ----------- float32 -----------"

@@ -1,4 +1,4 @@
-"""Rules by kind of layer: which arrays of a PyTorch layer may be which variables of a Flax layer, and how they lie."""
+"""Rules by kind of layer: which arrays of a PyTorch layer may be which variables of a Flax layer, in which layout."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from parity.layouts import Layout, Merges, Shape, any_order, layouts
 
 CONVOLUTIONS = {nn.Conv1d: "oiw", nn.Conv2d: "oihw", nn.Conv3d: "oidhw"}
 TRANSPOSED = {nn.ConvTranspose1d: "iow", nn.ConvTranspose2d: "iohw", nn.ConvTranspose3d: "iodhw"}
-# What Flax modules call the arrays that PyTorch calls so; then what people call them.
+# Flax modules' names for PyTorch's arrays; then names that people use.
 ROLES = {
     "weight": ("kernel", "scale", "embedding", "negative_slope", "weight", "w", "gamma", "g"),
     "bias": ("bias", "b", "beta"),
@@ -88,7 +88,7 @@ def _rows(module: nn.Module | None, piece: Piece, flax: str, shape: Shape, merge
 
 
 def _role(theirs: str, ours: str) -> float:
-    """Say how well the names of two arrays of a layer go together."""
+    """Return how well the names of two arrays of a layer go together."""
     last = ours.rpartition("/")[2]
     for role, names in ROLES.items():
         if theirs == role and last in names:
@@ -99,7 +99,7 @@ def _role(theirs: str, ours: str) -> float:
 
 
 def likeness(theirs: str, ours: str) -> float:
-    """Say how alike two names are, from 0 to 1: the last parts count most."""
+    """Return how alike two names are, from 0 to 1: the last parts count most."""
 
     def parts(name: str) -> list[str]:
         words = name.lower().replace("/", ".").split(".")

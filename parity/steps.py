@@ -1,4 +1,4 @@
-"""Training of any pair, step by step on both sides: with the same dropout masks, what is the state after it."""
+"""Train any pair step by step on both sides, with the same dropout masks, and compare the states."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from parity.links import compare, torch_steps
 from parity.pair import Case, Pair, dropout_masks, jitted, torch_pass, torch_state
 from parity.table import Entry
 
-TRAJECTORY_BOUND = 1e-9  # training multiplies a difference
-NONE = 1e-12  # of the largest gradient: nothing but rounding, of which Adam would make whole steps
+TRAJECTORY_BOUND = 1e-9  # training amplifies a difference
+NONE = 1e-12  # of the largest gradient: only rounding, which Adam would turn into whole steps
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Training:
             yield from compare(self.pair, start, "trajectory", *after, step=steps, bound=TRAJECTORY_BOUND)
 
     def rounding_only(self, case: Case) -> NamedArrays:
-        """Say which elements of PyTorch's parameters have a gradient that is nothing but rounding: they stay."""
+        """Say which elements of PyTorch's parameters have a gradient of only rounding: they stay as they are."""
         masks = dropout_masks(self.pair, self.pair.flax_input(self.inputs, self.pair.precision), case.key)
         gradients = torch_pass(self.pair, case, torch.float64, masks).gradients
         largest = max((np.abs(gradients[name]).max(initial=0) for name in self.pair.trained), default=0)
@@ -84,7 +84,7 @@ class Training:
             yield self.named(pair.table.to_torch(jax.tree.map(np.asarray, variables)), loss)
 
     def named(self, arrays: Mapping[str, np.ndarray], loss: Any) -> NamedArrays:
-        """Copy what is compared of a state, without what Flax does not have."""
+        """Copy the arrays of a state that are compared, without what Flax does not have."""
         state = {
             name: np.array(arrays[name])
             for name in (*self.pair.trained, *self.statistics)
@@ -113,7 +113,7 @@ def _step(
 
 
 def _like(after: Any, known: Any) -> Any:
-    """Give what is known of a collection its new values."""
+    """Give the known variables of a collection their new values."""
     return {name: _like(after[name], inner) for name, inner in known.items()} if isinstance(known, Mapping) else after
 
 
@@ -123,7 +123,7 @@ def _some(states: list[NamedArrays], names: Any) -> tuple[NamedArrays, list[Name
 
 
 def judge_draws(theirs: Mapping[str, Draw], ours: Mapping[str, Draw], draws: Sequence[Entry]) -> Iterator[Check]:
-    """Check that each dropout has its counterpart, and keeps as much."""
+    """Check that each dropout has its counterpart, with the same rate."""
     paired = {e.torch: e.flax for e in draws}
     place: dict[str, Any] = {"precision": "float64", "link": "masks"}
     for name, draw in theirs.items():

@@ -1,9 +1,9 @@
 """Which entry of a `state_dict` is which Flax variable: a table, one line a layer, read in both directions.
 
 An einops pattern says how the axes go from PyTorch to Flax: `o i h w -> h w i o` is a transpose, in
-`o (c h w) -> (h w c) o` one axis is three, permuted, and a minus turns an axis round: `i o h w -> -h -w i o`.
+`o (c h w) -> (h w c) o` one axis is three, permuted, and a minus reverses an axis: `i o h w -> -h -w i o`.
 
-Braces stand for many names. Those of both sides go together: `layer2.{0..1}.conv.weight` and
+Braces stand for many names, matched one by one on both sides: `layer2.{0..1}.conv.weight` and
 `Block_{2..3}/Conv_0/kernel` are two entries. A brace with a letter is an axis of its side, before the others: the three
 blocks of rows of `qkv.weight` are `{s=query,key,value}/kernel` by `(s o) i -> s i o`, and what `nn.scan` stacks is
 `h.{l=0..11}.fc.weight` to `blocks/fc/kernel` by `l o i -> l i o`.
@@ -123,7 +123,7 @@ class Table:
     """The entries of a pair of networks, in PyTorch's order."""
 
     entries: tuple[Entry, ...]
-    doubts: tuple[str, ...] = ()  # what a proposed table is not sure of
+    doubts: tuple[str, ...] = ()  # what is uncertain in a proposed table
     left: tuple[str, ...] = ()  # what has no counterpart, on either side
 
     @cached_property
@@ -187,7 +187,7 @@ class Table:
         )
 
     def with_entries(self, *entries: Entry) -> "Table":
-        """Put entries in the place of those that have the same arrays, on either side."""
+        """Replace the entries that have the same arrays, on either side."""
         new = [single for entry in entries for single in entry.expanded()]
         theirs, ours = ({name for e in new for name in e.names(naming)[0]} for naming in NAMINGS)
         kept = [e for e in self.expanded if not (theirs & {*e.names("torch")[0]} or ours & {*e.names("flax")[0]})]
@@ -209,7 +209,7 @@ def _combined(entry: Entry, name: str, carried: NamedArrays, array: np.ndarray) 
 
 
 def folded(entries: tuple[Entry, ...]) -> list[Entry]:
-    """Write entries that differ in running numbers as one, with braces: the last numbers of their names first."""
+    """Write entries that differ only in consecutive numbers as one, with braces: the last numbers of names first."""
     out, before = list(entries), 0
     while len(out) != before:
         before = len(out)
@@ -225,7 +225,7 @@ def folded(entries: tuple[Entry, ...]) -> list[Entry]:
 
 
 def _run(entries: list[Entry], first: int, place: int) -> list[int]:
-    """Find the entries that go on from one, its number at a place counted from the end 1 more each time."""
+    """Find the entries that continue one: its number at a place counted from the end grows by 1 each time."""
     one, run = entries[first], [first]
     if one.adds:  # it must come after what it adds to
         return run
@@ -257,7 +257,7 @@ def _braced(entries: list[Entry], run: list[int], place: int) -> Entry:
 
 
 def _counted(name: str, place: int, steps: int, braces: bool = False) -> str | None:
-    """Count a number of a name on, or write it as a brace; None if there is none. Those in braces do not count."""
+    """Raise a number in a name by `steps`, or write it as a brace; None if there is none. Braces do not count."""
     outside = [m for m in NUMBER.finditer(name) if name[: m.start()].count("{") == name[: m.start()].count("}")]
     found = outside[-1 - place] if place < len(outside) else None
     if found is None or str(number := int(found[0])) != found[0]:

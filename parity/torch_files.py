@@ -1,8 +1,8 @@
 """PyTorch's files, and other pickles of weights, opened without PyTorch and without running anything.
 
-What `torch.save` and `torch.jit.save` write is a pickle and the bytes of its tensors, in a zip archive or, before
-version 1.6, one after the other. Of the pickle an inert copy is made (`jaxcnn.pickles`), what rebuilds tensors in it is
-done here, and all of them are listed by the names on the way to them.
+`torch.save` and `torch.jit.save` write a pickle and the bytes of its tensors, in a zip archive or, before version 1.6,
+one after the other. The pickle becomes an inert copy (`jaxcnn.pickles`); this module rebuilds the tensors in it, and
+lists all of them by the names on the way to them.
 """
 
 import math
@@ -24,8 +24,8 @@ from jaxcnn.errors import UserError
 from jaxcnn.pickles import Call, Name, NotAPickleError, text_of
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-LARGEST = 20  # times as large as the file may its content be
-EXPANDED = 1 << 20  # bytes that a tensor may take more than what it repeats
+LARGEST = 20  # its content may be so many times as large as the file
+EXPANDED = 1 << 20  # bytes that a tensor may take beyond those that it repeats
 LONGEST_NAME, MOST_PARTS = 200, 16  # characters, and dots
 MOST_ENTRIES = 50_000
 TYPES = {"Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Byte": "uint8",
@@ -67,7 +67,7 @@ Child = tuple[str, Any, str, bool]  # name, value, home, whether it is a module 
 
 @dataclass(frozen=True)
 class Storages:
-    """The bytes of a file's tensors by their keys: how many there are, and what reads them."""
+    """The bytes of a file's tensors by their keys: how many there are, and a function that reads them."""
 
     sizes: dict[str, int]
     load: Callable[[str], bytes | memoryview]
@@ -76,7 +76,7 @@ class Storages:
 
 @dataclass(frozen=True)
 class Storage:
-    """What a pickle says of one: its key and the type of its items."""
+    """A storage as a pickle describes it: its key and the type of its items."""
 
     storages: Storages
     key: str
@@ -105,7 +105,7 @@ def _zipped(path: Path) -> Iterator[Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
-    except Exception as problem:  # one that is damaged raises whatever it likes
+    except Exception as problem:  # a damaged one can raise anything
         raise UserError("a cut or damaged zip archive", path, COPY) from problem
     if sum(sizes.values()) > LARGEST * path.stat().st_size:
         raise UserError("a zip archive of far more than its own size", path, COPY)
@@ -129,7 +129,7 @@ def _member(path: Path, name: str) -> bytes:
 
 
 def _one_after_the_other(content: bytes) -> Any:
-    """Read a pickle; or what `torch.save` wrote before version 1.6: three, the object, its keys, the bytes of each."""
+    """Read a pickle; or, from `torch.save` before version 1.6, the object, its keys, and the bytes of each."""
     file, views, kinds = BytesIO(content), dict[str, memoryview](), dict[str, str]()
     value = pickles.read(file)
     if type(value) is not int or value != MAGIC_NUMBER:
@@ -170,7 +170,7 @@ def _key(key: Any) -> str:
 def _tensor(call: Call, nested: dict[int, Any]) -> Tensor | Unreadable | None:
     """Rebuild the tensor or the array that a call would make; None if it makes something else.
 
-    nested: the storages that a plain pickle of tensors has as files in it, by the identity of their bytes.
+    nested: the storages that are files inside a plain pickle of tensors, by the identity of their bytes.
     """
     for _ in range(9):  # a parameter around a subclass around a tensor
         match str(call), call.args:
@@ -198,7 +198,7 @@ def _tensor(call: Call, nested: dict[int, Any]) -> Tensor | Unreadable | None:
 
 
 def _view(storage: Storage, kind: str, place: list[Any], signs: list[Any]) -> Tensor | Unreadable:
-    """Make a tensor of a part of a storage: where it starts, its shape and its strides; if that is inside."""
+    """Make a tensor from a part of a storage, given its start, shape and strides, if they lie inside."""
     if kind not in READABLE:
         return Unreadable(f"a tensor of {kind}")
     if [type(part) for part in place] != [int, tuple, tuple] or not all(
@@ -232,7 +232,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _entries(content: Any, limit: int) -> Entries:
-    """List what is in a file, in its order; each object is opened once, wherever else it is named.
+    """List the entries of a file, in its order; each object is opened once, even if it is named again.
 
     limit: bytes that pickled arrays may take, since a few bytes can ask for the same ones again and again.
     """
@@ -264,7 +264,7 @@ def _entries(content: Any, limit: int) -> Entries:
 
 
 def _children(name: str, value: Any, home: str) -> Iterator[Child]:
-    """Give what an object holds; of a module parameters, buffers and modules, named as in a `state_dict`."""
+    """Give an object's contents; for a module, its parameters, buffers and modules, named as in a `state_dict`."""
 
     def named(items: Iterable[tuple[Any, Any]], only: Any = object) -> Iterator[tuple[str, Any]]:
         below = f"{name}." if name else ""

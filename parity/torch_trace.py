@@ -1,4 +1,4 @@
-"""A PyTorch module at work: inputs and outputs of every call of every submodule, with given dropout masks."""
+"""Run a PyTorch module with given dropout masks, and record inputs and outputs of every call of every submodule."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ RANDOM = (aten.rand, aten.rand_like, aten.randn, aten.randn_like, aten.uniform_,
 
 
 class Around(NamedTuple):
-    """What is done in the place of operations, and with the outputs of calls."""
+    """What replaces operations, and what is done with the outputs of calls."""
 
     entering: Callable[[str, nn.Module, Any, Any], None]  # (call, module, args, kwargs)
     operation: Callable[[tuple[str, int], tuple[str, ...], Any, Any, Any], Any]  # (key, calls, function, args, kwargs)
@@ -34,10 +34,10 @@ def run(
     seed: int = 0,
     around: Around | None = None,
 ) -> tuple[Any, Trace]:
-    """Call a module with other parameters and buffers than its own; return its output and what was seen.
+    """Call a module with other parameters and buffers than its own; return its output and the trace.
 
     masks: what each dropout keeps, by the name of its draw; one that has none keeps all. The module is in training mode
-    if they are given, though the mask be of no dropout, and in evaluation mode if not.
+    if they are given, even if none is of a dropout, and in evaluation mode if not.
     around: is given each operation, known by the call that it is made in and its number there, and each call's output.
     """
     watch = _Watch(masks or {}, around)
@@ -50,7 +50,7 @@ def run(
             stack.callback(before.remove)
             stack.callback(after.remove)
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        torch.manual_seed(seed)  # of numbers that are no dropout's
+        torch.manual_seed(seed)  # for random numbers other than dropout's
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())  # of what it makes while it runs
         torch.set_default_dtype(next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32))
         stack.enter_context(torch.enable_grad())  # else encoder layers are one operation, and no submodule is called
@@ -59,7 +59,7 @@ def run(
 
 
 class _Watch(TorchDispatchMode):
-    """The calls that are being made, and what was seen so far. Every dropout of PyTorch draws by `bernoulli_`."""
+    """The calls in progress, and what was recorded so far. Every dropout of PyTorch draws by `bernoulli_`."""
 
     def __init__(self, masks: Mapping[str, torch.Tensor], around: Around | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Compare the speed of this project, stock Flax layers and PyTorch, timed in turn in processes of their own."""
+"""Compare the speed of this project, stock Flax layers and PyTorch, timed in turn in separate processes."""
 
 import json
 import os
@@ -39,11 +39,11 @@ EXAMPLES = """examples:
 
 Each contender runs in a process of its own on all cores, with the same network and images. All are warmed up, then
 timed in turn (A B C A B C ...). A ratio is PyTorch's best median over this project's; above 1, ours is faster.
-Training is all of a step: augmentation, gradients, optimizer. Speedrun's images grow: each size is timed, and the whole
-training added up of them. Inference looks at an image once, where speedrun's evaluation takes six views of it.
-Prediction is what one image takes from a NumPy array to its probabilities: Weights.predict, and the same in PyTorch.
-The limit adds up what each product of a step needs at least: its FLOP at the speed of large matrices' products, the
-faster of PyTorch's and JAX's, or its parameters' bytes at that of a large addition, whichever takes longer."""
+Training is a whole step: augmentation, gradients, optimizer. Speedrun's images grow: each size is timed, and the times
+are added up to the whole training. Inference takes one view of an image, where speedrun's evaluation takes six.
+Prediction is the time of one image from a NumPy array to its probabilities: Weights.predict, and the same in PyTorch.
+The limit adds up the least time of each product of a step: its FLOP at the speed of large matrix products, the faster
+of PyTorch's and JAX's, or its parameters' bytes at the speed of a large addition, whichever takes longer."""
 
 CONTENDERS = {  # what they are, and their colours in figures
     "jaxcnn": ("this project", "#4477aa"),
@@ -67,10 +67,10 @@ trainer.steps(train.create_state(trainer.recipe, 0), 1)"""
 
 
 def stages(case: Case) -> list[tuple[int, int]]:
-    """List what a step cannot do without: the FLOP of each product of a layer, and the bytes of parameters it moves.
+    """List the work that a step cannot avoid: the FLOP of each product of a layer, and the parameter bytes it moves.
 
-    Forward and for the input's gradient the weights are read; with the kernel's gradient they and their momentum are
-    read and written. What lies between layers is left out: it can stay in the cache.
+    The forward pass and the input's gradient read the weights; the kernel's gradient reads and writes them and their
+    momentum. Data between layers is left out: it can stay in the cache.
     """
     from jaxcnn.compute import layer_flop
     from jaxcnn.networks import variable_shapes
@@ -111,7 +111,7 @@ def ratio_of(times: dict[str, float]) -> float | None:
 
 
 def whole_training(results: Sequence[dict[str, Any]], sizes: Sequence[int]) -> dict[str, Any]:
-    """Add up a training of CIFAR-10 whose epochs have images of these sizes, from its steps at each of them."""
+    """Add up a training of CIFAR-10 whose epochs have images of these sizes, from the step times at each size."""
     (batch_size,) = {result["batch_size"] for result in results}
     ms = {result["size"]: {name: row["ms"]["median"] for name, row in result["rows"].items()} for result in results}
     names = [name for name in CONTENDERS if all(name in row for row in ms.values())]
@@ -128,7 +128,7 @@ def command_to_first_step(**settings: str) -> float:
 
 
 def processor() -> str:
-    """Name the processor and the widest of its kinds of instructions that matter here, where Linux says so."""
+    """Name the processor and its widest instruction set that matters here, if Linux lists it."""
     about = Path("/proc/cpuinfo")
     known = dict(line.split(":", 1) for line in about.read_text().splitlines() if ":" in line) if about.exists() else {}
     known = {name.strip(): text.strip() for name, text in known.items()}
@@ -152,7 +152,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def detail(result: dict[str, Any]) -> str:
-    """Say what is measured, where a recipe leaves a choice."""
+    """Say what is measured, where a recipe allows several cases."""
     if result["recipe"] == "tutorial":
         return ""
     return f", {result['size']} pixels" if result["task"] == "training" else ", one view of an image"

@@ -1,4 +1,4 @@
-"""Compare training runs: how accurate they are for how much they computed."""
+"""Compare training runs: accuracy against training compute."""
 
 import dataclasses
 import sys
@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   python scripts/compare_runs.py runs/cifar10 runs/speedrun-0 runs/speedrun-1 --figure accuracy.png
   python scripts/compare_runs.py runs/*
 
-Runs that differ in their seed only are one line, whose accuracy is that after the last epoch that all of them have."""
+Runs that differ only in their seed share a line, with the accuracy after the last epoch that all of them have."""
 
 # Published, on the original images: airbench94 (Jordan 2024, arXiv 2404.00498) and the ResNet-18 that it compares with.
 PUBLISHED = {
@@ -56,18 +56,18 @@ def read(path: Path) -> tuple[Config, list[dict[str, float]]]:
 
 
 def computed(config: Config, line: dict[str, float]) -> float:
-    """Count the PFLOP of a run of version 0.1, which did not: as if the last batch of an epoch were full."""
+    """Count the PFLOP of a run of version 0.1, which did not count, as if the last batch of an epoch were full."""
     epoch = int(line["epoch"])
     return training_pflop(recipe_for(config), int(line["step"]) // epoch * config.batch_size, epoch)
 
 
 def trained_on(config: Config) -> str:
-    """Name the data set of a run: of one's own pictures, the folder."""
+    """Name the data set of a run; for your own pictures, the folder."""
     return f"folder {config.data_dir}" if config.dataset == "folder" else config.dataset
 
 
 def grouped(runs: dict[Path, tuple[Config, list[dict[str, float]]]]) -> dict[Config, list[Path]]:
-    """Put together the runs that differ in FREE fields only. Raise UserError if they cannot be compared."""
+    """Group the runs that differ only in FREE fields. Raise UserError if they cannot be compared."""
     groups: dict[Config, list[Path]] = {}
     (first, (reference, _)), *_ = runs.items()
     for path, (config, _) in runs.items():
@@ -97,7 +97,7 @@ def trainings(name: str, runs: Sequence[list[dict[str, float]]]) -> Trainings:
 
 
 def table(groups: dict[Config, Trainings]) -> str:
-    """Return what the groups reached as aligned text."""
+    """Return the groups' results as aligned text."""
     wide = max(len(some.name) for some in groups.values())
     lines = [ROW.format("recipe", "seeds", "epochs", "PFLOP", "accuracy", "lowest to highest", wide=wide)]
     for config, some in groups.items():

@@ -1,4 +1,4 @@
-"""The programs that the benchmark compares, each in a process of its own, whose memory holds no other's framework."""
+"""The programs that the benchmark compares, each in a process of its own, with only its own framework in memory."""
 
 import os
 import resource
@@ -18,9 +18,9 @@ from jaxcnn import cli
 from jaxcnn.config import DEFAULTS, Config
 from jaxcnn.progress import Update
 
-KERNELS = ("torch-product", "jax-product", "addition")  # what tells the machine's speed
+KERNELS = ("torch-product", "jax-product", "addition")  # they measure the machine's speed
 SIDE = 2048  # of their matrices
-IMAGES, CIFAR10 = 2048, 50_000  # that the contenders work on, at least; that a training has
+IMAGES, CIFAR10 = 2048, 50_000  # at least so many that the contenders work on; those of a training
 
 Cost = tuple[int, int] | None  # dispatches, and bytes sent to the device with them; None if there are no dispatches
 Run = Callable[[int], Cost]  # does a number of steps
@@ -75,10 +75,10 @@ def jax_runner(case: Case) -> Run:
     recipe = replace(recipe, sizes=(case.size,)) if recipe.sizes else recipe  # that of all epochs
     state = sharding.replicate(train.create_state(recipe, 0, arrays[0]), mesh)
     train_steps = train.make_train_steps(recipe, batch_size, batches)
-    # The network, but that an image is looked at once, as PyTorch looks at it.
+    # The network, but with one view of an image, as in PyTorch.
     network = type("OneView", (type(recipe.network),), {"views": ONE_VIEW})(*case.config.widths)
     images = cache(lambda count: data.images[jnp.arange(count) % len(data.images)])
-    if case.task == "prediction":  # copies of the parameters, which would count as memory of the others
+    if case.task == "prediction":  # copies of the parameters, which would count as memory in the other tasks
         named = {name: np.asarray(array) for name, array in networks.named(state.variables).items()}
         predict = make_weights(network, named, {}).predict
 
@@ -254,9 +254,9 @@ def work(steps: int) -> tuple[float, dict[str, Any]]:
 
 
 def peak_mb() -> float:
-    """Return the most memory that this process has held, in MB."""
+    """Return the peak memory of this process, in MB."""
     status = Path("/proc/self/status")
-    if status.exists():  # the other figure is at least what the process that began this one held
+    if status.exists():  # the other figure is at least the memory of the parent process
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -15,8 +15,8 @@ EXAMPLES = """examples:
   python scripts/convert.py cifar10model.pth model.safetensors --naming torch
 
 Types (float16, bfloat16, float32, float64) are kept. A PyTorch file may be a state_dict, a checkpoint of any program, a
-whole pickled model or TorchScript: nothing in it is run, the network in it is found under whatever name, and it says
-what was taken and what was left. Exit status: 0; 2 for what is not this network's weights."""
+whole pickled model or TorchScript: nothing in it is executed, the network in it is found under any name, and a note
+says what was taken and what was left. Exit status: 0; 2 for what is not this network's weights."""
 
 
 def parser() -> cli.ArgumentParser:

@@ -55,7 +55,7 @@ def draw(directory: Path, dataset: data.Dataset, probabilities: np.ndarray, coun
 
 
 def write_predictions(path: Path, dataset: data.Dataset, probabilities: np.ndarray) -> None:
-    """Write a row for each test image: id, class, likeliest class, that one's probability, file if any."""
+    """Write a row for each test image: id, class, most likely class, its probability, file if any."""
     test, names = dataset.test, dataset.class_names
     best = probabilities.argmax(axis=1)
     truth, predicted = ([names[label] for label in labels] for labels in (test.labels, best))

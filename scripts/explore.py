@@ -1,4 +1,4 @@
-"""Write one page in which to look inside a trained network: it runs there, on any picture, without a server."""
+"""Write one page to look inside a trained network, which runs in the page, on any picture, without a server."""
 
 import sys
 from functools import cache, partial
@@ -20,7 +20,7 @@ EXAMPLES = """examples:
   python scripts/explore.py cifar10model.pth --image photos/*.jpg
 
 The page holds the weights and the pictures and loads nothing else. In it, open, drop or paste a picture (digits: draw
-one); click a map to see how its numbers are made; point at a pixel to see what it depends on."""
+one); click a map to see how its numbers are computed; point at a pixel to see what it depends on."""
 
 
 def parser() -> cli.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Draw what a network's layers make of images: the tutorial's figures of the horse, and any other."""
+"""Draw a network's feature maps of images: the tutorial's figures of the horse, and any others."""
 
 import sys
 from argparse import Namespace
@@ -39,7 +39,7 @@ def parser() -> cli.ArgumentParser:
     add("--image", nargs="+", action="extend", metavar="ID-OR-FILE",
         help="train_00007 (default), test_00042 or a picture file, several at once in one batch")  # fmt: skip
     add("--layers", nargs="+", default=["conv1", "conv2"], metavar="LAYER", help="default: conv1 conv2")
-    add("--list", action="store_true", help="print the layers in order of execution with their shapes, and end")
+    add("--list", action="store_true", help="print the layers in order of execution with their shapes, and exit")
     add("--scale", choices=["layer", "map"], default="layer", help="of colours: layer (default) or map")
     add("--filters", action="store_true", help="draw the kernels of the convolutions among the layers, too")
     add("--against", metavar="WEIGHTS", help="JAX, PyTorch with these weights and their difference; one scale a layer")
@@ -84,7 +84,7 @@ def draw(arguments: Namespace, subject: figures.Subject, ours: Maps, theirs: Map
 
 
 def kernels_of(weights: Weights, layers: Sequence[str]) -> Maps:
-    """Take the kernels of those of the layers that are convolutions; UserError if none is."""
+    """Return the kernels of the layers that are convolutions; UserError if there are none."""
     arrays = {name: np.asarray(array) for name, array in named(weights.variables).items() if array.ndim == 4}
     kernels = {layer: arrays[f"{layer}/kernel"] for layer in layers if f"{layer}/kernel" in arrays}
     if not kernels:

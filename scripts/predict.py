@@ -1,4 +1,4 @@
-"""Say what pictures show: the likeliest classes of each, with their probabilities."""
+"""Say what pictures show: the most likely classes of each, with their probabilities."""
 
 import json
 import os
@@ -29,7 +29,7 @@ EXAMPLES = """examples:
   python scripts/predict.py cifar10model.pth photos/ --top 10 --json predictions.json
   find . -name "*.jpg" | python scripts/predict.py runs/cifar10 -
 
-Of any picture the square in its middle is classified, at 32 x 32 pixels. What cannot be read is said, and left out.
+The square in the middle of each picture is classified, at 32 x 32 pixels. What cannot be read is named and left out.
 Exit status: 0 done; 2 bad usage, or a picture that could not be read."""
 
 BATCH = 128
@@ -43,7 +43,7 @@ def parser() -> cli.ArgumentParser:
     cli.add_weights(parser)
     add("pictures", metavar="PICTURE", nargs="+", help="a file, a folder, a pattern such as 'photos/*.jpg', "
         "an image's id such as test_00042, or - for a list of these on standard input, one a line")  # fmt: skip
-    add("--top", type=cli.positive_int, default=3, metavar="N", help="print the N likeliest classes (default 3)")
+    add("--top", type=cli.positive_int, default=3, metavar="N", help="print the N most likely classes (default 3)")
     add("--json", type=at_home, metavar="FILE", help="write the probabilities of all classes as JSON too")
     return parser
 
@@ -68,7 +68,7 @@ def listed() -> list[str]:
 def expanded(word: str) -> Sequence[str]:
     """List the picture files in a folder, at any depth, or of a pattern, sorted; of anything else, itself."""
     path, found = at_home(word), list[str]()
-    with suppress(OSError):  # what cannot be looked at is not read either, and that says why
+    with suppress(OSError):  # what cannot be looked up cannot be read either, and reading says why
         if path.is_dir():
             found = [str(file) for file in path.rglob("*") if pictures.is_picture(file)]
         elif not path.exists() and path.parts:
@@ -93,7 +93,7 @@ def read(name: str, dataset: Callable[[], data.Dataset]) -> pictures.Picture | U
 def classified(
     loaded: Weights, names: Sequence[str], classes: Sequence[str], dataset: Callable[[], data.Dataset]
 ) -> Iterator[Found]:
-    """Classify pictures in batches, one program for all of them; no more than one is held at its full size."""
+    """Classify pictures in batches, one program for all of them; only one is held at its full size at a time."""
     size = min(BATCH, len(names))
     with progress("classifying", len(names), "pictures") as update:
         for start in range(0, len(names), size):
@@ -125,7 +125,7 @@ def lines(found: Sequence[Subject], top: int) -> Iterator[str]:
 
 
 def entry(name: str, found: Found) -> dict[str, Any]:
-    """Say what became of a picture as JSON does."""
+    """Return a picture's result as JSON has it."""
     if isinstance(found, UserError):
         return {"picture": name, "error": str(found)}
     ranked = [{"class": c, "probability": probability} for c, probability in found.ranked()]
@@ -142,7 +142,7 @@ def main() -> int:
     source = data_source(arguments.weights, loaded.dataset, arguments.dataset, arguments.data_dir)
     load = cache(partial(data.load, *source))
     if any(map(pictures.ID.fullmatch, names)):
-        load()  # if it fails, then here and once
+        load()  # if it fails, it fails here, and once
     found = list(classified(loaded, names, weights.names_of_classes(loaded, source[0]), load))
     # Not before all is done: a line in between would break the progress bar.
     problems = [problem for problem in found if isinstance(problem, UserError)]

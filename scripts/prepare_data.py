@@ -25,7 +25,7 @@ def parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
     forms = (
-        "the copy you have: python, binary or MATLAB batches, Hugging Face's parquet or arrow files, a "
+        "your own copy: python, binary or MATLAB batches, Hugging Face's parquet or arrow files, a "
         "tensorflow-datasets folder (array_record or tfrecord), folders of classes (train/airplane/1.png), in this "
         "folder or up to four levels below it, or in a tar or zip archive; or an http(s):// or file:// address. "
         "Without it, CIFAR-10 is downloaded from the official host, Hugging Face ($HF_ENDPOINT) or a public mirror"

@@ -46,7 +46,7 @@ def by_recipe(field: str) -> str:
 
 
 def parser() -> cli.ArgumentParser:
-    """Make the command line; a flag that is not given is None, for the data set's default or the resumed run's."""
+    """Make the command line; a flag that is not given is None: the data set's default or the resumed run's applies."""
     parser = cli.ArgumentParser("Train the tutorial's network, or go on with a run.", EXAMPLES)
     add = parser.add_argument
     add("--platform", choices=platform.PLATFORMS, help="what to run on; without it, the best that JAX finds")
@@ -65,18 +65,18 @@ def parser() -> cli.ArgumentParser:
     add("--devices", metavar="N", default=0,
         type=lambda text: None if text == "all" else cli.positive_int(text), help="divide each batch among N, or all, "
         "devices of each process; on a CPU, virtual (default 1; one a core for large batches)")  # fmt: skip
-    add("--coordinator", metavar="HOST:PORT", help="one of many processes: where process 0 is to be met, or auto "
+    add("--coordinator", metavar="HOST:PORT", help="one of many processes: the address of process 0, or auto "
         "for what Slurm, Open MPI, Kubernetes or a TPU pod says")  # fmt: skip
     add("--num-processes", metavar="N", type=cli.positive_int, help="how many processes there are")
     add("--process-id", metavar="I", type=lambda text: 0 if text == "0" else cli.positive_int(text),
-        help="which one this is, from 0; process 0 writes and speaks")  # fmt: skip
+        help="which one this is, from 0; process 0 writes and prints")  # fmt: skip
     add("--out", metavar="RUN", type=at_home, help="the run directory (default runs/<dataset>)")
-    add("--resume", action="store_true", help="go on with the run in --out; its config.json says what is not given")
+    add("--resume", action="store_true", help="go on with the run in --out; its config.json gives all other settings")
     return parser
 
 
 def planned(given: dict[str, Any], run: RunDirectory, resume: bool) -> Config:
-    """Change what was given in the resumed run's configuration or the data set's default."""
+    """Apply the given flags to the resumed run's configuration or the data set's default."""
     if resume:
         if not run.config.exists():
             raise UserError("no run to go on with", run.path, "leave --resume out to start one, or name a run by --out")
@@ -85,11 +85,11 @@ def planned(given: dict[str, Any], run: RunDirectory, resume: bool) -> Config:
 
 
 def configured(given: dict[str, Any], run: RunDirectory, resume: bool) -> tuple[Config, Weights | None]:
-    """Give the configuration of the run, and initial weights if it has any."""
+    """Return the configuration of the run, and its initial weights if it has any."""
     if not resume:
         run.check_free()
     config = planned(given, run, resume)
-    # A run that was stopped before its first checkpoint has not started from them yet.
+    # A run that was stopped before its first checkpoint has not used them yet.
     init = parity.load_weights(config.init) if config.init and not checkpoints.saved(run.checkpoints) else None
     return dataclasses.replace(config, widths=widths(init.network)) if init else config, init
 

@@ -1,4 +1,4 @@
-"""Data sets as uint8 arrays in memory: CIFAR-10 from any of its forms, scikit-learn's digits, one's own pictures."""
+"""Data sets as uint8 arrays in memory: CIFAR-10 from any of its forms, scikit-learn's digits, your own pictures."""
 
 import os
 import re
@@ -23,8 +23,8 @@ CHECK_DISK = "check its permissions and its disk, or name another place"
 def load(name: str, data_dir: Place | None = None) -> Dataset:
     """Return a data set, images uint8 [n, 32, 32, 3]. Raise UserError if it is missing, damaged or another.
 
-    name: `cifar10`, `digits`, or `folder`, of pictures of one's own in `data_dir`.
-    data_dir: where CIFAR-10 is: a folder that holds it in any form that docs/files.md names, an archive, or an address.
+    name: `cifar10`, `digits`, or `folder`, for your own pictures in `data_dir`.
+    data_dir: where CIFAR-10 is: a folder that holds it in any form listed in docs/files.md, an archive, or an address.
     The default is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. If CIFAR-10 is not there, it is downloaded into it.
     """
     if name == "folder":
@@ -51,8 +51,8 @@ def prepare(
     """Write CIFAR-10 to `data_dir/cifar10/3.0.2` for tensorflow-datasets, whole or not at all; return that folder.
 
     source: what `load` takes, or None to download it, first from `mirror` or `$JAXCNN_CIFAR10_MIRROR`.
-    allow_modified: whether to take an archive whose checksum is not the official one, and other numbers of images of
-    a class than CIFAR-10 has.
+    allow_modified: whether to take an archive without the official checksum, and classes with other numbers of images
+    than CIFAR-10's.
     Raise UserError for the same reasons as `load`.
     """
     with os_errors("{}", CHECK_DISK):
@@ -95,14 +95,14 @@ def find(source: Place) -> search.Source | str:
 
 
 def _offers(address: str | None, mirror: str | None = None) -> list[tuple[str, ...]]:
-    """Return the addresses to try, each with those of all files that are needed from there."""
+    """Return the addresses to try, each a tuple of the addresses of all files needed from there."""
     from jaxcnn.data import download  # here, since it imports requests
 
     return download.expand(address) if address else download.default_offers(mirror)
 
 
 def _downloaded(offers: list[tuple[str, ...]], downloads: Path, allow_modified: bool = False) -> Dataset:
-    """Return the data set from the first of several offers that gives it."""
+    """Return the data set from the first of several offers that has it."""
     from jaxcnn.data import download
 
     downloads.mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,7 @@ def _binary(batch: bytes) -> tuple[UInt8[np.ndarray, "n m"], list[Any]]:
 
 
 def _matlab(batch: bytes) -> tuple[UInt8[np.ndarray, "n m"], list[Any]]:
-    """Read a file of MATLAB 5 to 7. SciPy's reader dies of a damaged one (1.17: a segmentation fault)."""
+    """Read a file of MATLAB 5 to 7. SciPy's reader crashes on a damaged one (1.17: a segmentation fault)."""
     arrays, most = dict[bytes, np.ndarray](), official.LARGEST_IMAGE * official.PER_BATCH
     for kind, element in _elements(batch[128:]):
         if kind == 15:  # compressed

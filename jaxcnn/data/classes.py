@@ -17,7 +17,7 @@ NO_LABELS = "Kaggle's form of CIFAR-10, whose test images have no labels"
 
 
 def find(tree: Tree) -> Iterator[Found]:
-    """Find folders of all ten classes, and Kaggle's list of labels, which has none of the test images."""
+    """Find folders of all ten classes, and Kaggle's list of labels, which lacks the test images'."""
     sets: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: {"train": {}, "test": {}})
     for name in tree.files:
         *above, split, folder, file = ["", "", *name.split("/")]
@@ -36,7 +36,7 @@ def find(tree: Tree) -> Iterator[Found]:
 
 
 def _label(folder: str) -> int | None:
-    """Return the class that a folder is named for, in the usual spellings, or after its number."""
+    """Return the class that a folder is named after, in the usual spellings or by its number."""
     name = re.sub(r"^\d+[ _.-]+", "", folder.lower())
     if re.fullmatch(r"0?\d", name, re.ASCII):
         return int(name)

@@ -11,7 +11,7 @@ from jaxcnn.errors import UserError
 
 
 def places_in_class(labels: UInt[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """Count for each image those of its class that are before it. Every fifth of a class may be kept for testing."""
+    """Count for each image how many of its class come before it. Every fifth of a class may be kept for testing."""
     order = np.argsort(labels, kind="stable")
     places = np.empty(len(labels), np.int64)
     places[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
@@ -37,12 +37,12 @@ class Split:
 
     @property
     def mark(self) -> str:
-        """A checksum of the images and the labels, which tells if they are others."""
+        """A checksum of the images and the labels, which shows if they have changed."""
         return "".join(f"{zlib.crc32(np.ascontiguousarray(array).data):08x}" for array in (self.images, self.labels))
 
     @property
     def names(self) -> Sequence[str]:
-        """What people know the images by: their files, or else their ids."""
+        """The images' names for people: their files, or else their ids."""
         return self.files or self.ids
 
 

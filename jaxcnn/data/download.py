@@ -28,7 +28,7 @@ Offer = tuple[str, ...]  # the addresses of all files that are needed: one archi
 
 
 def default_offers(mirror: str | None = None) -> list[Offer]:
-    """Return what to try: the user's mirror (argument, else environment), then the public hosts in turn."""
+    """Return the offers to try: the user's mirror (argument, else environment), then the public hosts in turn."""
     mirror = mirror or os.environ.get("JAXCNN_CIFAR10_MIRROR")
     archives: list[Offer] = [(host + name,) for name in official.ARCHIVES for host in HOSTS]
     others = [_hub(os.environ.get("HF_ENDPOINT") or HUB), (RAY,)]
@@ -41,7 +41,7 @@ def _hub(endpoint: str) -> Offer:
 
 
 def expand(address: str) -> list[Offer]:
-    """Return the address itself if it is a file's, else both archives in that folder, or the hub's files."""
+    """Return the address itself if it is a file's, else both archives in that folder, or the files of the hub."""
     if not re.match(r"https?://[^/]", address):
         raise UserError("not an http:// or https:// address", address, official.OTHER_SOURCES)
     if match := re.match(r"(https?://.+?)/datasets/uoft-cs/cifar10\b", address):
@@ -56,7 +56,7 @@ def fetch(offers: list[Offer], folder: Path, allow_modified: bool = False) -> Da
     failures = _probe(offers)
     queue = deque(offer for offer in offers if not failures[offer])
     replaceable = set(queue) - set(list(queue)[-1:])  # those to leave for another if they are slow
-    fresh = set(queue)  # those that have not yet begun again after a wrong checksum
+    fresh = set(queue)  # those that have not yet started over after a wrong checksum
     # A part may be of another file, which no checksum reveals if any is allowed.
     for leftover in folder.glob("*.part") if allow_modified else ():
         leftover.unlink()
@@ -91,7 +91,7 @@ def fetch(offers: list[Offer], folder: Path, allow_modified: bool = False) -> Da
 
 
 def _read(parts: list[Path], allow_modified: bool) -> Dataset:
-    """Read what has arrived, once its checksums are the official ones, or any if the user says so."""
+    """Read the downloaded files if their checksums are official, or in any case if the user allows it."""
     for part in parts:
         if not allow_modified and not official.is_known(part):
             error = official.not_known(part)
@@ -108,7 +108,7 @@ def _size(parts: list[Path]) -> int:
 
 
 def _probe(offers: list[Offer]) -> dict[Offer, str]:
-    """Ask all addresses at once. Return why each cannot be used, an empty string if it answers within PROBE."""
+    """Probe all addresses at once. Return why each cannot be used, an empty string if it answers within PROBE."""
     failures = dict.fromkeys(offers, f"no answer in {PROBE:g} s")
 
     def ask(offer: Offer) -> None:

@@ -1,4 +1,4 @@
-"""One's own pictures: a folder with a folder of pictures for each class, of any form and size that Pillow reads."""
+"""Your own pictures: a folder with a folder of pictures for each class, of any format and size that Pillow reads."""
 
 import hashlib
 import os
@@ -32,10 +32,10 @@ class File(NamedTuple):
 
 
 def load_folder(folder: Path) -> Dataset:
-    """Return the pictures of a folder as uint8 [n, 32, 32, 3]; UserError if they are not two classes or more.
+    """Return the pictures of a folder as uint8 [n, 32, 32, 3]; UserError if there are fewer than two classes.
 
     Classes are sorted by name. If there are no test pictures, every fifth of a class is one. Rows are the first picture
-    of each class, then the second of each: any beginning shows all classes.
+    of each class, then the second of each: the first rows show all classes.
     """
     if not folder.is_dir():
         raise UserError("not a folder" if folder.exists() else "no such folder", folder, FORM)
@@ -69,13 +69,13 @@ def load_folder(folder: Path) -> Dataset:
 
 
 def natural(name: str) -> tuple[Any, ...]:
-    """Return what sorts names as people do: 2 before 10, b before C."""
+    """Return a key that sorts names as people do: 2 before 10, b before C."""
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def is_hidden(name: str) -> bool:
-    """Tell if a file or a folder is one that systems make for themselves."""
+    """Tell if a file or a folder is one that systems make for their own use."""
     return name.startswith((".", "__MACOSX"))
 
 
@@ -103,7 +103,7 @@ def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:
     found: list[Path] = []
 
     def refuse(problem: OSError) -> NoReturn:
-        raise problem  # os.walk alone would leave a folder out that it may not read
+        raise problem  # os.walk alone would skip a folder that it may not read
 
     seen = {os.path.realpath(folder)}  # a link may lead back
     for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True) if folder.is_dir() else ():
@@ -157,7 +157,7 @@ def _too_few(folder: Path) -> UserError:
 
 
 def _interleaved(chosen: Bool[np.ndarray, "n"], labels: np.ndarray) -> np.ndarray:
-    """Order the chosen rows, sorted by class until now: the first of each class, then the second of each."""
+    """Reorder the chosen rows, which are sorted by class: the first of each class, then the second of each."""
     rows = np.flatnonzero(chosen)
     return rows[np.argsort(places_in_class(labels[rows]), kind="stable")]
 

@@ -1,4 +1,4 @@
-"""Whether a copy is CIFAR-10, in which order, and with whose pixels: judged by its content, whatever its form."""
+"""Judge by its content whether a copy is CIFAR-10, in which order, and with whose pixels, whatever its form."""
 
 import hashlib
 from dataclasses import replace
@@ -31,10 +31,10 @@ SQUARES = "db1fbf107e39fc335a67a4da45b183c22aa4d64cab185c38985938b4dc0e"
 
 
 def identified(data: Dataset, where: Path, known: bool = False, allow_modified: bool = False) -> Dataset:
-    """Say what a copy is, and return it in the original's order if the batches were only exchanged.
+    """Say what a copy is, and return it in the original's order if only the batches were swapped.
 
     known: whether its files' checksums are official ones.
-    allow_modified: whether to take other numbers of images of a class than CIFAR-10 has, which else are a UserError.
+    allow_modified: whether to take classes with other numbers of images than CIFAR-10's, otherwise a UserError.
     """
     if odd := [text for split in (data.train, data.test) for text in _odd_counts(split)]:
         what = f"not CIFAR-10, or modified: {', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''}"
@@ -50,7 +50,7 @@ def identified(data: Dataset, where: Path, known: bool = False, allow_modified: 
 
 
 def description(data: Dataset, known: bool = False) -> str:
-    """Say whose pixels these are, with a checksum of pixels and labels by which two people can compare."""
+    """Say whose pixels these are, with a checksum of pixels and labels for comparing two copies."""
     pixels = _sha256(*data.train.images.reshape(5, -1)[HUB]), _sha256(data.test.images)
     whole = hashlib.sha256("".join((*pixels, *map(_sha256, _labels(data)))).encode()).hexdigest()
     whose = "the official pixels" if known or pixels == PIXELS else "not the official pixels"
@@ -76,7 +76,7 @@ def _odd_counts(split: Split) -> list[str]:
 
 
 def _reordered(data: Dataset) -> Dataset:
-    """Put the five batches in their order, which the hub's files have not, as they were made in the archive's order."""
+    """Put the five batches in their order, unlike the hub's files, which were made in the archive's order."""
     batches = _labels(data)[0].reshape(5, -1)
     orders = (list(order) for order in permutations(range(5)))  # the first is the order that they have
     order = next((order for order in orders if _sha256(batches[order]) == LABELS[0]), sorted(HUB))
@@ -87,7 +87,7 @@ def _reordered(data: Dataset) -> Dataset:
 
 
 def _other_order(data: Dataset) -> str:
-    """Say which images are not in the original's order, and where the tutorial's horse is then."""
+    """Say which images are not in the original's order, and where the tutorial's horse is."""
     kinds = zip(("training", "test"), _labels(data), LABELS, strict=True)
     other = [kind for kind, labels, known in kinds if _sha256(labels) != known]
     if "training" not in other and _unlike_the_horse(data.train.images[7:8]) >= NEAR:
@@ -104,7 +104,7 @@ def _other_order(data: Dataset) -> str:
 
 
 def _horse(train: Split) -> int | None:
-    """Find training image 7 of the original, in whatever compression, None if it is not there."""
+    """Find training image 7 of the original, in any compression; None if it is not there."""
     horses = np.flatnonzero(train.labels == official.CLASS_NAMES.index("horse"))
     differ = _unlike_the_horse(train.images[horses])
     return int(horses[differ.argmin()]) if len(differ) and differ.min() < NEAR else None

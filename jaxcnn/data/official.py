@@ -1,4 +1,4 @@
-"""What is known of CIFAR-10 and its official files (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+"""What is known about CIFAR-10 and its official files (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
 import hashlib
 import io
@@ -60,7 +60,7 @@ def not_known(file: Path) -> UserError:
 
 
 def check_labels(labels: Iterable[object], where: Path) -> None:
-    """Raise UserError naming the first that is none of CIFAR-10's."""
+    """Raise UserError naming the first label that is not one of CIFAR-10's."""
     for label in labels:
         if type(label) is not int or not 0 <= label < len(CLASS_NAMES):
             raise UserError(f"label {label!r:.20} is not one of 0 to 9", where, GET_ANOTHER_COPY)

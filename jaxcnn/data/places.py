@@ -1,4 +1,4 @@
-"""Files where people have them: some levels down in a folder, or in archives, which are unpacked in memory only."""
+"""Files in their usual places: some levels down in a folder, or in archives, which are unpacked only in memory."""
 
 import bz2
 import gzip
@@ -19,7 +19,7 @@ from jaxcnn.errors import UserError
 
 DEPTH = 6  # levels of folders: a data set at most four down, and two of its own, train/airplane
 NESTED = 3  # archives in archives
-FACTOR = 20  # an archive that unfolds to more than this times its size is none of pictures
+FACTOR = 20  # an archive that expands to more than this times its size does not hold pictures
 HEAD = 512  # bytes
 COMPRESSED: dict[bytes, Any] = {
     b"\x1f\x8b": gzip.open,
@@ -104,11 +104,11 @@ def unpacked(path: Path) -> Tree:
 
 
 class _TooLargeError(tarfile.TarError):
-    """A few hundred kilobytes can unfold to any size."""
+    """The archive expands too far: a few hundred kilobytes can expand to any size."""
 
 
 class _Limited:
-    """A stream that ends in an error once more than is left has been read of it and of others."""
+    """A stream that raises once more than what is left has been read from it and others together."""
 
     def __init__(self, file: Any, left: list[int]) -> None:
         self.file, self.left = file, left
@@ -122,7 +122,7 @@ class _Limited:
 
 
 def _members(file: io.BufferedIOBase, left: list[int], nested: int) -> Iterator[tuple[str, bytes]]:
-    """Yield the names and bytes of an archive's files. None of its links is followed, nothing is written."""
+    """Yield the names and bytes of an archive's files. Links are not followed, and nothing is written."""
     start = file.read(HEAD)
     file.seek(0)
     for name, unfolded in (_zipped if start.startswith(b"PK") else _tarred)(file, start, left):

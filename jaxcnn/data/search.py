@@ -1,4 +1,4 @@
-"""CIFAR-10 found in a folder, in what lies some levels below it, or in an archive; else what is there instead."""
+"""Find CIFAR-10 in a folder, some levels below it, or in an archive; else say what is there instead."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +20,7 @@ TODO = "name another, download it (prepare_data.py without --from), or add --dat
 
 
 class Source(NamedTuple):
-    """CIFAR-10 that was found: where, of which files, and how to read it; `allow_modified` as in `prepare`."""
+    """CIFAR-10 that was found: where, in which files, and how to read it; `allow_modified` as in `prepare`."""
 
     place: Path
     files: list[Path]
@@ -28,7 +28,7 @@ class Source(NamedTuple):
 
 
 def in_folder(folder: Path) -> Source:
-    """Find CIFAR-10 in a folder: a complete set if there is one, else in an archive. Raise UserError if in neither."""
+    """Find CIFAR-10 in a folder: a complete set if there is one, else an archive. Raise UserError if there is none."""
     tree = places.listed(folder)
     found = _best(tree)
     if (not found or found.lacks) and (archive := _archive(tree)):
@@ -46,7 +46,7 @@ def in_default(folder: Path) -> Source | None:
 
 
 def in_file(path: Path) -> Source:
-    """Take a file for an archive of CIFAR-10. Raise UserError that says what else it is."""
+    """Open a file as an archive of CIFAR-10. Raise UserError that says what it is otherwise."""
     kind = kinds.kind_of(path)
     if places.is_archive(places.head(path)) and (not kind or kind.todo == kinds.UNPACK):
         return _of_archive(path)
@@ -60,7 +60,7 @@ def in_file(path: Path) -> Source:
 
 
 def in_parts(parts: dict[str, Path], where: Path, allow_modified: bool) -> Dataset:
-    """Read what was downloaded: an archive, or files that are CIFAR-10 together, by their names."""
+    """Read what was downloaded: an archive, or files that together are CIFAR-10, by their names."""
     if len(parts) == 1:
         return _read_archive(next(iter(parts.values())), allow_modified)
     tree = Tree(where, {**parts})
@@ -68,13 +68,13 @@ def in_parts(parts: dict[str, Path], where: Path, allow_modified: bool) -> Datas
 
 
 def _best(tree: Tree) -> Found | None:
-    """Choose a complete set rather than another, the nearest of these, the newest version."""
+    """Choose the best set: a complete one if possible, then the nearest, then the newest version."""
     found = sorted((one for find in FORMS for one in find(tree)), key=lambda one: natural(one.folder), reverse=True)
     return min(found, key=lambda one: (bool(one.lacks), len(PurePosixPath(one.folder).parts)), default=None)
 
 
 def _checked(found: Found | None, tree: Tree, what: str) -> Found:
-    """Return a complete set. Raise UserError that says what is missing of it, or what is there instead."""
+    """Return a complete set. Raise UserError that says what it lacks, or what is there instead."""
     if found and found.lacks:
         raise UserError(found.lacks, tree.where / found.folder, official.GET_ANOTHER_COPY)
     if found:

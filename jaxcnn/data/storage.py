@@ -1,4 +1,4 @@
-"""What data sets need of the disk: a cache of decoded arrays, locks, and free space."""
+"""What data sets need from the disk: a cache of decoded arrays, locks, and free space."""
 
 import contextlib
 import hashlib
@@ -39,7 +39,7 @@ def require_space(folder: Path, megabytes: int) -> None:
 
 
 def cached(name: str, source: Path | str, build: Callable[[], Dataset], files: Iterable[Path] | None = None) -> Dataset:
-    """Return the data set `name` that `build` makes of `source`, from the cache if `source` has not changed since.
+    """Return the data set `name` that `build` makes from `source`, from the cache if `source` has not changed since.
 
     files: all that it is made of; by default the source itself, or the files in it.
     The cache of a file or folder is beside it. The cache of an address, or of a folder whose parent cannot be written,
@@ -73,7 +73,7 @@ def cached(name: str, source: Path | str, build: Callable[[], Dataset], files: I
 
 
 def _mark(source: Path, files: Iterable[Path]) -> str:
-    """Return what changes with a file's name, size or times, of which programs set one and the system the other."""
+    """Return text that changes with a file's name, size or times: programs set one time, the system the other."""
     stats = [(os.path.relpath(file, source), file.stat()) for file in files]
     text = repr([(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats])
     return hashlib.sha256(text.encode()).hexdigest()

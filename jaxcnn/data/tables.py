@@ -67,7 +67,7 @@ def _rows(file: File, form: str, where: Path) -> Iterator[tuple[bytes, object]]:
 
 
 def _batches(source: Any, form: str) -> Iterator[Any]:
-    """Yield a few rows at once: a row may name a value again, which then is in memory twice."""
+    """Yield a few rows at a time: rows may refer to the same value, which then is in memory twice."""
     import pyarrow as pa
     from pyarrow import parquet
 

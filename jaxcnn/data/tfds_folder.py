@@ -34,7 +34,7 @@ def find(tree: Tree) -> Iterator[Found]:
         if path.name == "dataset_info.json" and is_whole:
             lacks = ""
             names = [other for other in tree.files if PurePosixPath(other).parent == path.parent]
-            with contextlib.suppress(ValueError, AttributeError):  # what else is wrong with it is said by `read`
+            with contextlib.suppress(ValueError, AttributeError):  # `read` reports what else is wrong with it
                 other = json.loads(content(file)).get("name")
                 lacks = "" if other == "cifar10" else f"the data set {other!r:.40}, not cifar10"
             yield Found(str(path.parent), names, partial(_read, tree, path.parent, names), lacks)

@@ -1,4 +1,4 @@
-"""One page to look inside a network with: weights and pictures in, HTML that needs nothing else out."""
+"""One page to look inside a network: makes self-contained HTML from weights and pictures."""
 
 from jaxcnn.explorer.page import make_page
 

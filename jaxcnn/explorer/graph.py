@@ -1,4 +1,4 @@
-"""A network as a list of layers that `arithmetic.js` can compute: of what kind each is, of which arrays and inputs."""
+"""A network as a list of layers that `arithmetic.js` can compute, each with its kind, arrays and inputs."""
 
 from collections.abc import Callable, Mapping
 from itertools import combinations
@@ -47,10 +47,10 @@ class _Call(NamedTuple):
 
 
 def layers_of(network: Network, variables: Variables) -> tuple[list[Layer], float]:
-    """List the layers in order of execution, after the layer `input`; and by what the last's outputs are multiplied.
+    """List the layers in order of execution, after the layer `input`; and the factor from the last's output to logits.
 
-    Which layer takes which is told by value, in one pass with random variables. Raise UserError for a network that has
-    layers of other kinds, or something between them other than sums.
+    Which layer takes which is found by value, in one pass with random variables. Raise UserError for a network that has
+    layers of other kinds, or anything but sums between them.
     """
     calls, logits = _calls(network)
     outputs, layers = {"input": calls.pop("input").output}, []
@@ -71,7 +71,7 @@ ADD_IT = "teach jaxcnn/explorer/graph.py and arithmetic.js what it computes"
 
 
 def _calls(network: Network) -> tuple[dict[str, _Call], np.ndarray]:
-    """Record what each module is given and gives, for one random image and random variables; and the logits."""
+    """Record each module's input and output for one random image and random variables; and the logits."""
     network = network.clone(dtype=jnp.float32, param_dtype=jnp.float32)  # rounding to 8 bits would hide what is a sum
     modules: dict[str, nn.Module] = {}
 
@@ -94,7 +94,7 @@ def _calls(network: Network) -> tuple[dict[str, _Call], np.ndarray]:
     generator = np.random.default_rng(0)
 
     def drawn(path: Any, leaf: Any) -> np.ndarray:
-        """Of other collections than the parameters all numbers are positive, as variances are."""
+        """Draw an array. In collections other than the parameters all numbers are positive, as variances are."""
         numbers = generator.normal(size=leaf.shape)
         return np.asarray(numbers if path[0].key == "params" else 0.5 + np.abs(numbers), leaf.dtype)
 
@@ -106,7 +106,7 @@ def _calls(network: Network) -> tuple[dict[str, _Call], np.ndarray]:
 
 
 def _inputs(name: str, given: np.ndarray, outputs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Find the layer whose output this is, the latest if it is that of several; or the two whose sum it is."""
+    """Find the layer whose output this is, the latest if there are several; or the two whose sum it is."""
     latest = list(outputs)[::-1]
     for names in [(one,) for one in latest] + list(combinations(latest, 2)):
         if all(outputs[one].shape == given.shape for one in names) and _same(given, sum(outputs[o] for o in names)):
@@ -129,7 +129,7 @@ def _of_layer(variables: Variables, name: str) -> Arrays:
 
 
 def _described(name: str, module: nn.Module, own: Arrays) -> tuple[str, Arrays, int]:
-    """Give a layer's kind, arrays and padding, of its module and its variables."""
+    """Give a layer's kind, arrays and padding, from its module and its variables."""
     match module:
         case Conv():
             return "convolution", own, 1

@@ -19,7 +19,7 @@ from jaxcnn.pictures import Picture
 from jaxcnn.weights import Weights
 
 HERE = Path(__file__).parent
-# In the order in which they are put together: each uses only those before it.
+# In the order of the page: each uses only those before it.
 SCRIPTS = (
     "arithmetic.js",
     "pictures.js",
@@ -44,7 +44,7 @@ def make_page(weights: Weights, pictures: Sequence[Picture], class_names: Sequen
 
 
 def _hash(text: str) -> str:
-    """Name a text in a content security policy."""
+    """Return a text's hash for a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

@@ -1,4 +1,4 @@
-"""The networks, each a pure Linen module in a file of its own, and what is known of any network."""
+"""The networks, each a pure Linen module in a file of its own, and functions of any network."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ COLLECTIONS = ("batch_stats", "constants")  # of variables that are no parameter
 
 
 def describe(network: Network) -> dict[str, Any]:
-    """Say what a network is: its name among NETWORKS and its sizes."""
+    """Describe a network: its name among NETWORKS and its sizes."""
     return {"name": next(name for name, kind in NETWORKS.items() if type(network) is kind), **sizes(network)}
 
 
@@ -45,7 +45,7 @@ def widths(network: Network) -> tuple[int, ...]:
 
 
 def build(description: Any) -> Network | None:
-    """Make the network of a description; None if it is not whole. Raise KeyError for a name that is not known."""
+    """Make the network of a description; None if it is incomplete. Raise KeyError for an unknown name."""
     if not isinstance(description, dict) or not isinstance(description.get("name"), str):
         return None
     kind = NETWORKS[description["name"]]
@@ -54,7 +54,7 @@ def build(description: Any) -> Network | None:
     return kind(**given) if is_whole and all(type(size) is int and size > 0 for size in given.values()) else None
 
 
-@partial(jax.jit, static_argnums=0)  # one program: operation by operation it takes four seconds
+@partial(jax.jit, static_argnums=0)  # as one program: operation by operation it takes four seconds
 def initial_variables(network: Network, key: Key[Array, ""]) -> Variables:
     """Draw the variables of a network, parameters in its `param_dtype`."""
     return network.init(key, jnp.zeros((1, 32, 32, 3), network.param_dtype))
@@ -69,7 +69,7 @@ def network_logits(network: Network, variables: Variables, x: Float[Array, "n h 
 
 
 def parameter_count(variables: Variables) -> int:
-    """Count the numbers that the parameters hold."""
+    """Count the parameters' numbers."""
     return sum(prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 

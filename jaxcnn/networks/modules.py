@@ -15,7 +15,7 @@ from jaxcnn.layers import BatchKey
 
 
 class Function(nn.Module):
-    """A layer without parameters, a module so that its output has a name to be captured by."""
+    """A layer without parameters: a module, so that its output can be captured by name."""
 
     function: Callable[[Array], Array]
 
@@ -27,7 +27,7 @@ class Function(nn.Module):
 class Dropout(nn.Module):
     """Dropout. The k-th that a network names draws its masks from the k-th fold of the key.
 
-    One in a block, a list or a compact module has the checksum of its path for k, so that no two have the same masks.
+    In a block, a list or a compact module, k is the checksum of its path, so that no two have the same masks.
     """
 
     rate: float
@@ -63,7 +63,7 @@ class Affine(nn.Module):
 class Conv(Affine):
     """PyTorch's `Conv2d(c, features, 3, padding=1)`.
 
-    For another kernel size or a stride take `nn.Conv`: what makes this one faster on the CPU holds for stride 1.
+    For another kernel size or a stride use `nn.Conv`: what makes this one faster on the CPU needs stride 1.
     """
 
     @nn.compact
@@ -103,7 +103,7 @@ class Whiten(nn.Module):
     """A 2x2 convolution, without padding, whose kernel is constant: its outputs are uncorrelated. The bias is trained.
 
     It has twice as many outputs as a patch has numbers: each direction, and its negative. Computed in `param_dtype`:
-    it divides by deviations down to 0.07, which in bfloat16 would leave the rounding of the image alone.
+    it divides by deviations down to 0.07, which in bfloat16 would leave only the rounding of the image.
     """
 
     dtype: Any = jnp.float32

@@ -21,7 +21,7 @@ EPSILON = 5e-3  # added to the variances of patches: what varies less is noise
 ROUNDING = 1e-6  # a variance below that of 8-bit pixels' rounding, 1e-5: nothing varies
 GROUPS = ((1, 2), (3, 4), (5, 6, 7))  # of convolutions; a group starts with pooling and ends with a residual
 
-# The image as it is weighs 1/2, two shifts of it 1/4 each; each is mirrored too.
+# The image itself has weight 1/2, two shifts of it 1/4 each; each is mirrored too.
 SHIFTS = ((1 / 2, 0), (1 / 4, 1), (1 / 4, -1))
 VIEWS = tuple(View(weight / 2, shift, shift, mirrored) for weight, shift in SHIFTS for mirrored in (False, True))
 
@@ -59,7 +59,7 @@ class Speedrun(nn.Module):
         self.head = Dense(self.classes, *types, use_bias=False, kernel_init=unit_deviation)
 
     def features(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n (h-1)//2 (w-1)//2 c"]:
-        """Compute what comes before the first batch norm: each image for itself."""
+        """Compute what comes before the first batch norm: each image independently."""
         return self.pool1(self.conv1(self.act0(self.whiten(self.normalise(x)))))
 
     def classify(self, x: Float[Array, "n h w c"], key: BatchKey | None = None) -> Float[Array, "n classes"]:
@@ -112,11 +112,11 @@ def unit_deviation(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32)
 
 
 def constants(images: UInt8[np.ndarray, "n h w c"]) -> dict[str, Any]:
-    """Compute the network's constants: mean and deviation of training images, and what whitens patches of 2x2 pixels.
+    """Compute the network's constants: mean and deviation of training images, and a kernel that whitens 2x2 patches.
 
     The kernel's directions are the eigenvectors of the patches' covariance, the largest first, each divided by the
-    deviation along it, and their negatives. Grey images vary along 4 of the 12: those are repeated, for a channel that
-    carries nothing is only rounding, which seven batch norms would enlarge to gradients of 1e18. Float64 throughout,
+    deviation along it, and their negatives. Grey images vary along 4 of the 12: those are repeated, since an empty
+    channel holds only rounding, which seven batch norms would amplify to gradients of 1e18. Float64 throughout,
     rounded once.
     """
     pixels = np.arange(256) / 255

@@ -1,4 +1,4 @@
-"""How a variable lies that has PyTorch's values with axes in another order, turned round, or only reshaped."""
+"""The layout of a variable that has PyTorch's values with axes in another order, reversed, or only reshaped."""
 
 import itertools
 import re
@@ -16,12 +16,12 @@ from parity.table import BRACE, Entry
 
 NEAR = 1e-6  # of the largest value: what `parity.check` grants to converted weights
 GROUP = re.compile(r"\([^)]*\)|\S+")
-MOST, SAMPLE = 6, 64  # axes of which all orders are tried; values that are compared first
+MOST, SAMPLE = 6, 64  # axes for which all orders are tried; values that are compared first
 Groups = tuple[tuple[str, ...], ...]  # the axes of an array, each of them one named axis or several
 
 
 class Axes(NamedTuple):
-    """A variable cut into the named axes of its entry's pattern, none of them turned round."""
+    """A variable split into the named axes of its entry's pattern, none of them reversed."""
 
     array: np.ndarray  # its axes in Flax's order
     torch: Groups  # PyTorch's, without what a loop stacks
@@ -42,7 +42,7 @@ class Axes(NamedTuple):
 
 
 class Lie(NamedTuple):
-    """An order of a variable's axes, and those turned round, that give what the user has."""
+    """An order of a variable's axes, and the reversed ones, that give the user's array."""
 
     order: tuple[str, ...]
     turned: frozenset[str]
@@ -59,7 +59,7 @@ def same_values(ours: np.ndarray, truth: np.ndarray) -> bool:
 
 
 def all_axes(entry: Entry, made: np.ndarray, shape: tuple[int, ...], module: Any, merges: Merges) -> Iterator[Axes]:
-    """Cut a variable into the axes of its pattern, and, after a flatten, of each image that it may have been.
+    """Split a variable into the axes of its pattern, and, after a flatten, of each image that it may have been.
 
     shape: of the entry's whole array of PyTorch.
     """
@@ -92,7 +92,7 @@ def all_axes(entry: Entry, made: np.ndarray, shape: tuple[int, ...], module: Any
 
 
 def _tell(size: dict[str, int], lengths: list[tuple[tuple[str, ...], int]]) -> None:
-    """Find how long named axes are from how long the arrays' are."""
+    """Find the lengths of named axes from those of the arrays' axes."""
     for _ in range(len(lengths)):
         for group, length in lengths:
             unknown = [name for name in group if name not in size]
@@ -101,7 +101,7 @@ def _tell(size: dict[str, int], lengths: list[tuple[tuple[str, ...], int]]) -> N
 
 
 def find(given: np.ndarray, axes: Axes) -> Lie | None:
-    """Find an order of the axes, and turns of a kernel's, that give the user's values: that which moves the fewest."""
+    """Find the order of axes, and reversals of a kernel's, that give the user's values and move the fewest axes."""
     names, right = range(axes.array.ndim), axes.order
     if axes.array.ndim > MOST or given.size != axes.array.size:
         return None
@@ -162,7 +162,7 @@ def _side(groups: Any, turned: frozenset[str]) -> str:
 
 
 def conversion(entry: Entry) -> str:
-    """Write what makes an entry's variable of its array, to paste."""
+    """Write the code that makes an entry's variable from its array, to paste."""
     theirs, ours = entry.torch.rpartition(".")[2], entry.flax.rpartition("/")[2]
     before, after = (GROUP.findall(side) for side in entry.axes.split(" -> "))
     order = [text.strip("-") for text in after]

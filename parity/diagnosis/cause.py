@@ -1,4 +1,4 @@
-"""A cause: a mistake that Flax's port may have, and what PyTorch has to do to make the same one."""
+"""A cause: a mistake that a Flax port may have, and how PyTorch makes the same mistake."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice, permutations
@@ -11,7 +11,7 @@ from parity.diagnosis.tape import SLOW, Change, Edit, Op
 
 
 class Cause(NamedTuple):
-    """One mistake; `{x}` in its words is the number that was solved for."""
+    """One mistake; `{x}` in its text is the number that was solved for."""
 
     code: str
     text: str  # what Flax does, and PyTorch
@@ -22,7 +22,7 @@ class Cause(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the two sides differ, as far as causes ask for it."""
+    """Where the two sides differ, with what causes need to know."""
 
     framework: str  # `nn` or `nnx`
     shape: tuple[int, ...]  # of Flax's array
@@ -38,7 +38,7 @@ Causes = Iterator[Cause]
 
 
 def apart(op: Op, ops: Mapping[Any, Op]) -> bool:
-    """Tell if an operation depends on inputs and constants only, on no layer."""
+    """Tell if an operation depends only on inputs and constants, not on any layer."""
     seen, queue = set[Any](), [op]
     while queue:
         now = queue.pop()
@@ -79,12 +79,12 @@ def orders(items: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
 
 
 def as_torch(kernel: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """Give a kernel of Flax's, inputs and outputs last, as PyTorch has it: outputs and inputs first."""
+    """Convert a Flax kernel, with inputs and outputs last, to PyTorch's layout, with outputs and inputs first."""
     return torch.tensor(np.moveaxis(kernel, (-1, -2), (0, 1)).copy()).to(dtype)
 
 
 def numbers(*values: Any) -> str:
-    """Write a tuple as one would type it."""
+    """Write a tuple as it is typed in code."""
     return f"({', '.join(str(value) for value in values)}{',' * (len(values) == 1)})"
 
 

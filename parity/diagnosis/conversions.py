@@ -16,7 +16,7 @@ from parity.table import Entry
 
 ALL = "variables = table.to_flax(module.state_dict())"
 HALVES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-DRAWN = 16  # values that have nothing in common with others by chance alone: as many at least
+DRAWN = 16  # values at least: with fewer, having nothing in common with others may be chance
 
 
 class Cause(NamedTuple):
@@ -57,7 +57,7 @@ class Variable:
 
 
 def causes(one: Variable) -> Iterator[Cause]:
-    """List the causes that give the user's array: those of one kind, then any order of rows, then what is left."""
+    """List the causes that give the user's array: special ones, then any order of rows, then what is left."""
     for kind in (_special, _moved, _shuffled, _unknown):
         if some := [*kind(one)]:
             yield from some
@@ -65,7 +65,7 @@ def causes(one: Variable) -> Iterator[Cause]:
 
 
 def _special(one: Variable) -> Iterator[Cause]:
-    """Say if it was never carried, or is 1 off, another entry's, a multiple, or rounded."""
+    """Say if it was never carried, is off by 1, is another entry's, a multiple, or rounded."""
     given, made, repair = one.given, one.made, conversion(one.whole)
     filled = next((n for n in (0, 1) if given.size and (given == n).all()), None)
     if filled is not None:
@@ -97,7 +97,7 @@ def _parts(one: Variable) -> Iterator[Cause]:
 
 
 def _moved(one: Variable) -> Iterator[Cause]:
-    """Say if its axes are in another order, turned round or only reshaped; of a grouped kernel, the groups."""
+    """Say if its axes are in another order, reversed or only reshaped; or, in a grouped kernel, the groups."""
     if not same_values(one.given, one.made):
         return
     yield from _groups(one)
@@ -132,7 +132,7 @@ def _shuffled(one: Variable) -> Iterator[Cause]:
 
 
 def _unknown(one: Variable) -> Iterator[Cause]:
-    """Say how it differs; one that has nothing in common with PyTorch's was, perhaps, never carried."""
+    """Say how it differs; an array that has nothing in common with PyTorch's may never have been carried."""
     given, made = one.given, one.made
     if not np.isfinite(given).all():
         yield Cause("unknown", "it holds NaN or infinity", ALL, False)

@@ -42,7 +42,7 @@ def diagnose(
         with jax.enable_x64(True):
             found += table_findings(matched) or network_findings(matched, feeding, failed, say)
             weights = weight_findings(matched, variables) if variables is not None else []
-            absent = any(one.code == "layer-missing" for one in found)  # then its weights are no mistake of their own
+            absent = any(one.code == "layer-missing" for one in found)  # then its weights are not a separate mistake
             found += [one for one in weights if not (absent and one.text == STRANGE)]
     if matched.loss and any(c.tensor == "loss" for c in failed):
         found += loss_findings(matched.loss, *same_output(matched))
@@ -75,7 +75,7 @@ def untied_findings(matched: Matched) -> Iterator[Finding]:
 def network_findings(
     matched: Matched, feeding: Feeding, failed: Sequence[Check], say: Callable[[str], None]
 ) -> list[Finding]:
-    """Say why the network computes something else: with random weights; if they do not show it, with others."""
+    """Say why the network computes something else: with random weights, or others if these do not show it."""
     found = Search(matched, feeding, say).run()
     for case in dict.fromkeys(c.case for c in failed if c.link == "outputs" and c.case and c.tensor != "loss"):
         if not found and case in matched.cases:
@@ -85,7 +85,7 @@ def network_findings(
 
 
 def same_output(matched: Matched) -> tuple[Any, Any]:
-    """Give PyTorch's output, and the same as Flax has it."""
+    """Give PyTorch's output, and the same in Flax's form."""
     theirs, ours = matched.outputs
     arrays, places = named(theirs, "output"), named(ours, "output")
     right = {e.flax: e.carry(arrays[e.torch].detach().numpy(), "flax") for e in matched.names.outputs}

@@ -1,4 +1,4 @@
-"""What distribution a sample of initial weights is of, in words and as an initialiser of Flax."""
+"""Recognise the distribution of a sample of initial weights, in words and as an initialiser of Flax."""
 
 from dataclasses import dataclass
 from math import prod, sqrt
@@ -6,7 +6,7 @@ from math import prod, sqrt
 import numpy as np
 from scipy.stats import kstest, norm, truncnorm, uniform
 
-LIKELY = 1e-3  # a sample of a distribution is further from it with this chance
+LIKELY = 1e-3  # the chance that a sample of a distribution is further from it
 CUT = 0.87962566103423978  # standard deviation of the normal distribution that is cut off at 2
 SCALES = {1 / 3: "1 / 3", 1.0: "1.0", 2.0: "2.0"}
 Shape = tuple[int, ...]
@@ -102,6 +102,6 @@ def _drawn(kind: str, centre: float, number: str) -> str:
 
 
 def _round(x: float, by: float) -> float:
-    """Write a number that is known to so much with as few digits as do."""
+    """Round a number that is known to within `by` to as few digits as suffice."""
     shorter = (float(f"{x:.{digits}e}") for digits in range(6))
     return next((short for short in shorter if abs(short - x) <= by), float(x))

@@ -1,4 +1,4 @@
-"""A finding: the cause of a difference, where it is, and what repairs it."""
+"""A finding: the cause of a difference, its place, and its repair."""
 
 from dataclasses import dataclass
 

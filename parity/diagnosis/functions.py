@@ -10,7 +10,7 @@ from parity.diagnosis.cause import Cause, Causes, Place, altered, edited, skippe
 from parity.diagnosis.tape import Op
 
 Function = Callable[[torch.Tensor], torch.Tensor]
-# By what people call them in Flax; those of one group are forms of one function.
+# By their usual names in Flax; those of one group are forms of one function.
 FUNCTIONS: dict[str, Function] = {
     "gelu(approximate=False)": F.gelu,
     "gelu(approximate=True)": lambda x: F.gelu(x, approximate="tanh"),
@@ -163,7 +163,7 @@ def _norm_over(
 
 
 def _at_each_place(now: Op) -> Any:
-    """Normalise the channels of each group by themselves."""
+    """Normalise the channels of each group at each place separately."""
     x, a = now.args["input"], now.args
     groups = x.unflatten(1, (a["group"], -1))
     centred = groups - groups.mean(2, keepdim=True)
@@ -179,7 +179,7 @@ def _scaled_and_shifted(made: torch.Tensor, a: Mapping[str, Any], shape: list[in
 
 
 def offsets(op: Op, argument: str, words: str) -> Causes:
-    """Give a scale that is stored as w where 1 + w is meant, or the other way."""
+    """Give a scale that is stored as w where 1 + w is meant, or the reverse."""
     for shift, text in ((1.0, "1 + w"), (-1.0, "w - 1")):
         right = "w" if shift > 0 else "w, where Flax stores it less 1"
         yield Cause("scale-offset", f"Flax multiplies by {text}, PyTorch by {right}",

@@ -1,4 +1,4 @@
-"""Mistakes of convolutions, pooling and resizing: paddings, strides, dilations, windows, kernels turned round."""
+"""Mistakes of convolutions, pooling and resizing: paddings, strides, dilations, windows, flipped kernels."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -117,7 +117,7 @@ def _fits(place: Place, sizes: Any, kernel: Any, stride: Any, dilation: Any, pad
 
 
 def _crops(op: Op, place: Place, layer: str) -> Causes:
-    """Give other croppings of a transposed convolution, kernel turned round or not."""
+    """Give other croppings of a transposed convolution, with the kernel flipped or not."""
     a = op.args
     kernel, stride, n = a["weight"].shape[2:], a["stride"], len(a["stride"])
     room = max(kernel) + max(stride)
@@ -148,7 +148,7 @@ def _crops(op: Op, place: Place, layer: str) -> Causes:
 
 
 def _groups(op: Op, place: Place) -> Causes:
-    """Give other numbers of groups, with a kernel of Flax's that has no counterpart."""
+    """Give other numbers of groups, with a Flax kernel that has no counterpart."""
     a = op.args
     channels, n = a["input"].shape[1], a["weight"].ndim
     for name, kernel in place.spare.items():
@@ -230,7 +230,7 @@ def pooling(op: Op, place: Place) -> Causes:
 
 
 def _returned(op: Op, pooled: torch.Tensor) -> Any:
-    """Give a pooling's outputs: the maximum comes with its places, which nobody asks for."""
+    """Give a pooling's outputs: the maximum comes with its indices, which are not needed."""
     return (pooled, torch.zeros(pooled.shape, dtype=torch.long)) if op.kind.startswith("max") else pooled
 
 

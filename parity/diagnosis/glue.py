@@ -71,7 +71,7 @@ def _another_part(op: Op, place: Place) -> Causes:
     repair = words(op)
     for name, value in [*alike.items()][::-1][:NEAREST]:
         for part in ("self", "other"):
-            if not _multiple(value, op.args[part]):  # or it is the factor that is missing
+            if not _multiple(value, op.args[part]):  # otherwise it is the factor that is missing
                 text = f"Flax adds {name.replace('/', '.')} instead of what PyTorch adds"
                 yield Cause("residual-order", text, repair, edited(
                     op, lambda now, p=part, v=value: now.compute(**{p: v})))  # fmt: skip

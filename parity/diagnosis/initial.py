@@ -11,7 +11,7 @@ KINDS = ("kernel", "bias", "scale", "embedding")  # that layers have an argument
 
 
 def initial_findings(builders: Builders, given: Given, table: Table, drawn: list[Drawn] | None = None) -> list[Finding]:
-    """Say which initial weights differ: of modules that (PyTorch's, Flax's) functions of a seed make.
+    """Say which initial weights differ, in modules made by two functions of a seed, (PyTorch's, Flax's).
 
     drawn: the weights, if `draw_initial` has been called.
     """
@@ -21,7 +21,7 @@ def initial_findings(builders: Builders, given: Given, table: Table, drawn: list
 
 
 def _finding(one: Drawn, given: Given) -> Finding:
-    """Say what differs of a tensor."""
+    """Say what differs in a tensor."""
     paths, stacked = one.entry.names("flax")[0], one.entry.names("torch")[1]
     shape = tuple(given.shapes[f"{one.entry.collection}/{paths[0]}"].shape)[len(stacked) :]
     if not paths[0].endswith("kernel"):

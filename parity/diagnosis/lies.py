@@ -1,4 +1,4 @@
-"""How an error that nothing explains lies in an array."""
+"""Describe the pattern of an error that nothing explains."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ SINGLE = 1e-6  # errors below are of float32's rounding
 
 
 def how_it_lies(ours: np.ndarray, truth: np.ndarray | None, axes: Sequence[str] = ()) -> str:
-    """Say where Flax's array differs: its borders, channels, rows, by a factor, more and more, in float32 only."""
+    """Say where Flax's array differs: at borders, in channels or rows, by a factor, increasingly, only in float32."""
     if truth is None:
         return f"Flax has shape {list(ours.shape)}, which PyTorch's does not fit"
     difference = np.abs(ours - truth)

@@ -23,7 +23,7 @@ Losses = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 
 
 class Part(NamedTuple):
-    """What a loss of classes is made of: how large it is with no smoothing, and with nothing but smoothing."""
+    """The parts of a loss of classes: its size without smoothing, and with smoothing alone."""
 
     plain: float
     smooth: float
@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
 
 class _Classes(TorchDispatchMode):
-    """Sees what the loss of PyTorch gives to `nll_loss`."""
+    """Record what the loss of PyTorch gives to `nll_loss`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def loss_findings(losses: Losses, torch_output: Any, flax_output: Any) -> list[F
 
 
 def _outputs(torch_output: Any, flax_output: Any) -> Iterator[tuple[Any, Any]]:
-    """Give the output and two others: element by element the same function on both sides, which keeps 0 to 1."""
+    """Give the output and two others, made by the same elementwise function on both sides, which keeps 0 to 1."""
     for power in (1.0, 2.0, 0.5):
         yield (
             _pytree.tree_map(lambda t, power=power: _power(torch, t, power), torch_output),
@@ -79,7 +79,7 @@ def _outputs(torch_output: Any, flax_output: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _power(library: Any, x: Any, power: float) -> Any:
-    """Raise the size of floating numbers to a power."""
+    """Raise the absolute value of floating numbers to a power."""
     x = x.detach() if isinstance(x, torch.Tensor) else x
     if not hasattr(x, "dtype") or "float" not in str(x.dtype):
         return x
@@ -88,7 +88,7 @@ def _power(library: Any, x: Any, power: float) -> Any:
 
 
 def _part(logs: torch.Tensor, target: torch.Tensor, weight: Any, reduction: int, ignored: int) -> Part:
-    """Make the loss again, with no smoothing and with nothing else."""
+    """Make the loss again, without smoothing and with smoothing alone."""
     how: dict[str, Any] = {"weight": weight, "ignore_index": ignored, "reduction": "mean" if reduction == 1 else "sum"}
     plain, smooth = (float(F.cross_entropy(logs, target, **how, label_smoothing=share)) for share in (0.0, 1.0))
     real = target[target != ignored]
@@ -159,7 +159,7 @@ def _smoothing(
 
 
 def _solved(loss: np.ndarray, parts: list[Part]) -> tuple[float, float]:
-    """Find the factor and the smoothing with which three losses come out; not a number if there are none."""
+    """Find the factor and the smoothing that give three losses; NaN if there are none."""
     matrix = np.array([[part.plain, part.smooth] for part in parts])
     found = np.linalg.lstsq(matrix, loss, rcond=None)[0]
     total = float(found.sum())

@@ -1,4 +1,4 @@
-"""Why dropout differs, and what agrees in float64 only."""
+"""Why dropout differs, and what agrees only in float64."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
@@ -12,7 +12,7 @@ DIGITS = {"bfloat16": 8, "float16": 11}  # binary
 
 
 def draw_findings(theirs: Mapping[str, Draw], seen: Trace, draws: Sequence[Entry], framework: str) -> Iterator[Finding]:
-    """Say why Flax's dropout is another: its rate, shared by a batch, never on, not there."""
+    """Say why Flax's dropout differs: another rate, shared by a batch, never on, missing."""
     ours, paired = seen.draws, {e.torch: e.flax for e in draws}
     spare = {name: draw for name, draw in ours.items() if name not in paired.values()}
     silent = [call for call in seen.calls.values() if "Dropout" in call.kind or "Attention" in call.kind]
@@ -60,7 +60,7 @@ def _rate(layer: str, theirs: float | None, ours: float | None, framework: str) 
 
 
 def _broadcasts(ours: list[int], theirs: list[int]) -> bool:
-    """Tell if one of two masks has once what the other has many times: some axis of it has size 1."""
+    """Tell if one of two masks is broadcast to the other: some axis of it has size 1."""
     few, many = sorted((ours, theirs), key=prod)
     return 1 in few and prod(few) < prod(many) and prod(many) % prod(few) == 0 and few.count(1) > many.count(1)
 

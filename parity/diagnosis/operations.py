@@ -1,4 +1,4 @@
-"""Which mistakes each operation of PyTorch may have in a port; and what may have been put between."""
+"""Which mistakes each operation of PyTorch may have in a port; and which operations may have been inserted."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, product
@@ -49,7 +49,7 @@ BY_KIND: dict[str, Callable[[Op, Place], Causes]] = {
 
 
 def everywhere(cause: Cause, op: Op, ops: Mapping[Any, Op]) -> Causes:
-    """Give a mistake in a line of the user's that is run twice, on queries and keys: made both times."""
+    """Make a mistake both times in a line of the user's that is run twice, on queries and keys."""
     alike = [other.key for other in ops.values() if op.line and (other.line, other.kind) == (op.line, op.kind)]
     apart = len(alike) // 2
     if not alike or len(alike) % 2 or alike.index(op.key) >= apart:
@@ -129,7 +129,7 @@ def inserted(source: Source, tape: Tape, place: Place, first: bool) -> Causes:
 
 
 def followed(source: Source, tape: Tape, function: Callable[..., Any]) -> Change:
-    """Apply a function to what an operation, a call or an input gives."""
+    """Apply a function to the output of an operation or a call, or to an input."""
     if isinstance(source, tuple):
         return edited(tape.ops[source], lambda now: _first(now.compute(), function))
     if source.startswith("input "):
@@ -168,7 +168,7 @@ def elsewhere(source: Source, target: Target, tape: Tape) -> Causes:
 
 
 def where(source: Source) -> str:
-    """Name what an array comes from."""
+    """Name the source of an array."""
     if isinstance(source, tuple):
         return f"the output of {source[0].replace('/', '.') or 'the operation before'}"
     if source.startswith("what "):

@@ -1,4 +1,4 @@
-"""Why two optimizers differ: each classic mistake is made in PyTorch's, until the updates of optax's come out."""
+"""Why two optimizers differ: each classic mistake is made in PyTorch's, until it gives optax's updates."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -84,7 +84,7 @@ def _singles(known: list[Cause], run: Any, wanted: np.ndarray, rated: Any) -> Wa
 
 
 def _pairs(known: list[Cause], run: Any, wanted: np.ndarray, rated: Any) -> Ways:
-    """Try each cause with another learning rate, then what has no number with what has."""
+    """Try each cause with another learning rate, then those without a number with those that have one."""
     ways: Ways = {}
     for one in known:
         x = _fit(one, lambda changes, draws: _along(run(changes, draws), wanted), wanted)
@@ -119,7 +119,7 @@ def _fit(cause: Cause, run: Run, wanted: np.ndarray) -> float | None:
 
 
 def _along(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Give updates in the best proportion: with whatever learning rate."""
+    """Scale updates to fit best: the learning rate does not matter."""
     wanted = wanted[: len(found)]
     return found * ((found * wanted).sum() / ((found**2).sum() or 1.0))
 

@@ -44,7 +44,7 @@ def _in_place_of(turn: Rotation, function: Callable[[Rotation], torch.Tensor]) -
 
 
 def _turned(taken: bool, put: bool, sign: float = 1.0) -> Callable[[Rotation], torch.Tensor]:
-    """Rotate pairs of neighbours or of halves, and put them as neighbours or as halves."""
+    """Rotate pairs of neighbours or of halves, and store them as neighbours or as halves."""
 
     def rotate(turn: Rotation) -> torch.Tensor:
         half = turn.x.shape[-1] // 2

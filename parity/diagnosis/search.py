@@ -1,4 +1,4 @@
-"""The search: each place where Flax differs, in order, and the mistakes that bring PyTorch to Flax's own numbers."""
+"""The search: each place where Flax differs, in order, and the mistakes that give PyTorch Flax's own numbers."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,13 +22,13 @@ from parity.guided import layer_of
 from parity.matched import Matched
 from parity.table import Entry
 
-ROUNDED = 2.0**-7  # of the largest value: bfloat16 is off by as much, and few mistakes by so little
+ROUNDED = 2.0**-7  # of the largest value: bfloat16 is off by as much, and few mistakes are as small
 MOST = 4  # places that nothing explains: what follows is a consequence
 GENERAL = ("scale", "residual", "layer-missing", "layer-twice", "activation", "flatten-order", "position-offset")
 
 
 class Hit(NamedTuple):
-    """A cause that brings PyTorch to Flax's numbers, in words, and what it changes."""
+    """A cause that gives PyTorch Flax's numbers, in words, and what it changes."""
 
     cause: Cause
     change: Change
@@ -69,7 +69,7 @@ class Search:
         return merged(self.findings)
 
     def hits(self, one: Seen, before: list[Seen]) -> list[Hit]:
-        """List the causes that bring PyTorch to Flax's array; the special ones, if there are any."""
+        """List the causes that give PyTorch Flax's array; only the special ones, if there are any."""
         found: list[Hit] = []
         for causes in self.causes(one):
             for cause in causes:
@@ -128,7 +128,7 @@ class Search:
         return all(one.target in values and one.agrees(values[one.target]) for one in explained)
 
     def causes(self, one: Seen) -> Iterator[Iterator[Cause]]:
-        """List what may be the cause: of each operation, the nearest first; then of what lies further."""
+        """List possible causes: of each operation, the nearest first; then of those further away."""
         sources: list[Source] = [*self.tape.slice(one.target)]
         if one.target.side == "output":
             known = self.tape.ops

@@ -1,4 +1,4 @@
-"""Flax's own arrays, where both sides should have the same, and how they are compared with PyTorch's."""
+"""Flax's own arrays at places where both sides should agree, and how they are compared with PyTorch's."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from parity.table import Entry
 
 
 class Seen(NamedTuple):
-    """Flax's own array at a target, and how its axes lie."""
+    """Flax's own array at a target, and its layout."""
 
     target: Target
     array: np.ndarray
@@ -25,7 +25,7 @@ class Seen(NamedTuple):
     merges: Merges
 
     def layouts(self, shape: tuple[int, ...]) -> Iterator[Entry]:
-        """List how the axes of an array of PyTorch may lie in Flax's."""
+        """List the layouts that an array of PyTorch may have in Flax."""
         if self.axes is not None:
             yield self.axes
             return

@@ -1,4 +1,4 @@
-"""Rows of an array in another order: which, and how it is said in a few words."""
+"""Rows of an array in another order: find the order, and describe it in a few words."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def row_order(given: np.ndarray, made: np.ndarray, axis: int) -> np.ndarray | No
 
 
 def block_order(order: np.ndarray, count: int) -> list[int] | None:
-    """Give the order as one of so many equal blocks, None if it is none."""
+    """Give the order as one of `count` equal blocks, None if it is not."""
     if len(order) % count:
         return None
     blocks = order.reshape(count, -1)
@@ -29,7 +29,7 @@ def block_order(order: np.ndarray, count: int) -> list[int] | None:
 
 
 def turned(order: np.ndarray) -> tuple[int, int, int] | None:
-    """Give (a, b, c) if rows that lie (b a c) were made of such that lie (a b c), None if they were not."""
+    """Give (a, b, c) if rows in the order (b a c) were made from rows in the order (a b c), else None."""
     for a, b in _factors(len(order)):
         shape = (a, b, len(order) // (a * b))
         if (np.arange(len(order)).reshape(shape).swapaxes(0, 1).ravel() == order).all():
@@ -49,7 +49,7 @@ def of_groups(order: np.ndarray, groups: int) -> bool:
 
 
 def words(order: np.ndarray) -> str:
-    """Say what an order is."""
+    """Describe an order."""
     n = len(order)
     if n > 2 and (order == np.arange(n)[::-1]).all():
         return "in reverse order"

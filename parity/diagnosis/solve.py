@@ -1,17 +1,17 @@
-"""A number that explains a difference: solved for, and written as short as it can be."""
+"""Solve for a number that explains a difference, and write it as short as possible."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 STEPS = 12  # of Gauss and Newton's method
-ALONG = 0.3  # cosine between what a change of the number does and what is missing: below, it is another cause
+ALONG = 0.3  # cosine between the effect of changing the number and the remaining difference: below, it is another cause
 
 
 def solve(
     function: Callable[[float], np.ndarray | None], target: np.ndarray, starts: Sequence[float], bound: float
 ) -> float | None:
-    """Find x with function(x) = target within `bound` of the target's largest value, in as few digits as do.
+    """Find x with function(x) = target within `bound` of the target's largest value, in as few digits as suffice.
 
     None if there is none near `starts`. The function gives None where it is not defined.
     """

@@ -1,4 +1,4 @@
-"""Why running statistics differ after one step: what each side keeps of the old ones."""
+"""Why running statistics differ after one step: how much of the old ones each side keeps."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from parity.diagnosis.finding import Finding
 from parity.diagnosis.solve import shortest
 from parity.matched import Matched
 
-ROUNDING = 100 * FLOAT64_BOUND  # what a batch's statistics are known to: they are divided by PyTorch's momentum
+ROUNDING = 100 * FLOAT64_BOUND  # how precisely a batch's statistics are known: they are divided by PyTorch's momentum
 LINEN = """class BatchNorm(nn.BatchNorm):  # keeps the unbiased variance, as PyTorch does
     @nn.compact
     def __call__(self, x, use_running_average=None):
@@ -105,7 +105,7 @@ def _of(norm: Norm, mean: list[np.ndarray], var: list[np.ndarray]) -> Iterator[F
 
 
 def _kept(values: list[np.ndarray], momentum: float, factor: float) -> float | None:
-    """Solve for what Flax keeps of the old, if the batch's statistic is PyTorch's times a factor."""
+    """Solve for the share of the old that Flax keeps, if the batch's statistic is PyTorch's times a factor."""
     old, theirs, ours = values
     batch = factor * ((theirs - (1 - momentum) * old) / momentum)
     apart = old - batch

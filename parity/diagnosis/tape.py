@@ -1,7 +1,7 @@
-"""PyTorch's module run again with something changed: an operation, the output of a call, an array of its state.
+"""Run PyTorch's module again with something changed: an operation, the output of a call, an array of its state.
 
-An operation is known by the call in which it is made, and its number there. Calls that Flax was fed with PyTorch's
-output are fed with it here too, so that both sides go on from the same numbers after each layer.
+An operation is identified by the call in which it is made, and its number there. Calls whose PyTorch output was fed to
+Flax get it here too, so that both sides go on from the same numbers after each layer.
 """
 
 import linecache
@@ -73,7 +73,7 @@ class Target(NamedTuple):
 
 
 class _Reached(Exception):
-    """The run has come as far as it had to."""
+    """The run has reached its target."""
 
 
 class Tape:
@@ -177,7 +177,7 @@ class Tape:
 
 
 class _Record:
-    """Which operation has written what, while a module runs."""
+    """A record of which operation has written what, while a module runs."""
 
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
@@ -206,20 +206,20 @@ class _Record:
         return output
 
     def wrote(self, tensor: torch.Tensor, source: Source) -> None:
-        """Note who has written a tensor last."""
+        """Note which source has written a tensor last."""
         self.kept.append(tensor.untyped_storage())
         self.writers[_place(tensor)] = source
         if isinstance(source, str):
             self.tape.held[source] = tensor.detach().clone()
 
     def written(self, tensor: torch.Tensor) -> frozenset[Source]:
-        """Say who has written a tensor."""
+        """Return the sources that have written a tensor."""
         place = _place(tensor)
         return frozenset([self.writers[place]] if place in self.writers else [])
 
 
 def _line() -> str:
-    """Give the line of the user's code that is being run; nothing if there is none."""
+    """Give the line of the user's code that is running; an empty string if there is none."""
     frame: Any = sys._getframe(1)
     while frame and frame.f_code.co_filename.startswith(OURS):
         if frame.f_code is torch_trace.run.__code__:

@@ -1,4 +1,4 @@
-"""Why weights that the user converted are not PyTorch's: each array that differs, and what was done to it."""
+"""Why the user's converted weights are not PyTorch's: each array that differs, and what was done to it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +20,7 @@ STRANGE = "Flax has no such variable"
 
 
 def weight_findings(matched: Matched, variables: Any) -> list[Finding]:
-    """Say what was done to each of the user's variables that is not what the table makes of PyTorch's."""
+    """Say what was done to each of the user's variables that differs from what the table makes from PyTorch's."""
     state, collections = matched.given.state, matched.given.port.collections(variables)
     flat, shapes = flat_names(collections), matched.given.shapes
     given = {name: np.asarray(array, np.float64) for name, array in flat.items() if name in shapes}
@@ -35,7 +35,7 @@ def weight_findings(matched: Matched, variables: Any) -> list[Finding]:
 
 
 def table_findings(matched: Matched) -> list[Finding]:
-    """Say what each entry of a told table does that is not what `parity.propose` shows to be right."""
+    """Say what is wrong in each entry of the user's table, compared with what `parity.propose` shows to be right."""
     if matched.told is None:
         return []
     told, right = (flat_names(table.to_flax(matched.given.random)) for table in (matched.told, matched.proven))
@@ -46,7 +46,7 @@ def table_findings(matched: Matched) -> list[Finding]:
 def _explained(
     matched: Matched, table: Table, given: NamedArrays, made: Mapping[str, Any], of_table: bool = False
 ) -> Iterator[Finding]:
-    """Explain each array that differs, those of a layer with one cause together."""
+    """Explain each array that differs, combining those of a layer that have one cause."""
     right = {name: np.asarray(array, np.float64) for name, array in made.items()}
     wrong = [name for name in right if name not in given or not close(given[name], right[name])]
     initial = cache(lambda: matched.given.port.initial_of({*wrong}))  # compiled only if nothing else explains one
@@ -71,7 +71,7 @@ def _explained(
 
 
 def _layer(layer: str, some: list[Finding]) -> Finding:
-    """Make one finding of those of a layer's arrays that have one cause."""
+    """Combine the findings of a layer's arrays that have one cause."""
     first = some[0]
     if len(some) == 1:
         return first

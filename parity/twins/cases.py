@@ -1,4 +1,4 @@
-"""Cases of our own networks: inputs random, real, and such as single out one difference."""
+"""Cases of our own networks: random inputs, real ones, and some that single out one difference."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -51,8 +51,8 @@ def drawn(network: networks.Network, images: UInt8[np.ndarray, "n 32 32 3"]) -> 
 def cases(network: networks.Network, weights: NamedArrays, split: Split, count: int) -> Iterator[Case]:
     """Make cases of `count` images each. `weights` are for those of images.
 
-    But for speedrun in training, which has its constants only. As it is drawn, a channel goes through most layers
-    unchanged, and GELU and batch norm by turns make it so flat that rounding chooses maxima in most images.
+    Except for speedrun in training, which uses only its constants. With weights as drawn, a channel goes through most
+    layers unchanged, and GELU and batch norm in turn make it so flat that rounding chooses maxima in most images.
     """
     rng, pair = np.random.default_rng(SEED), pair_of(network, "float64")
     kind: Any = np.min_scalar_type(network.classes - 1)

@@ -1,4 +1,4 @@
-"""The negative controls: classic mistakes made on purpose, and where the chain has to notice each first."""
+"""The negative controls: classic mistakes made on purpose, and where the chain must notice each first."""
 
 import itertools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ PRECISION = "float64"
 
 
 def small_trial(data: Dataset) -> training.Trial:
-    """Choose what the mistakes are made on."""
+    """Choose the training that the mistakes are made in."""
     weights, cases = torch_draws(NETWORK, 1)[0], ("random", "training", "ties")
     return training.Trial(weights, data, 4, subset=22, steps=4, stretch=2, evaluated=40, cases=cases, compiled=False)
 
@@ -55,21 +55,21 @@ def run(
 
 
 def flax_default(network: nn.Module, key: Any) -> Any:
-    """Draw Flax's own initial weights: a normal distribution cut off, and biases of 0."""
+    """Draw Flax's own initial weights: a truncated normal distribution, and biases of 0."""
     kernel, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
     shapes = jax.eval_shape(lambda: network.init(key, jnp.zeros((1, 32, 32, 3), network.param_dtype)))
     return jax.tree.map(lambda leaf: (kernel if leaf.ndim > 1 else zeros)(key, leaf.shape, leaf.dtype), shapes)
 
 
 def last_batch_dropped(recipe: Any, batch_size: int) -> Callable[..., Any]:
-    """Train on whole batches only."""
+    """Train only on whole batches."""
     steps = train.make_train_steps(recipe, batch_size)
     whole = lambda array: array[: len(array) // batch_size * batch_size]  # noqa: E731
     return lambda state, data, *rest: steps(state, jax.tree.map(whole, data), *rest)
 
 
 def fill_counts(recipe: Any, batch_size: int) -> Callable[..., Any]:
-    """Count what fills up the last batch."""
+    """Count the padding of the last batch."""
     wrong = lambda logits, labels, real: recipe.loss(logits, labels, jnp.ones_like(real))  # noqa: E731
     return train.make_train_steps(replace(recipe, loss=wrong), batch_size)
 
@@ -81,7 +81,7 @@ def last_batch_not_evaluated(*arguments: Any, batch_size: int) -> Any:
 
 
 def accuracy_over_fill(logits: Any, labels: Any) -> tuple[Any, Any]:
-    """Divide by the images that fill up the last batch of 32, too."""
+    """Divide by all images of the last batch of 32, padding included."""
     loss, accuracy = train.metrics(logits, labels)
     return loss, accuracy * len(labels) / (len(labels) + -len(labels) % 32)
 

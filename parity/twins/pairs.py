@@ -34,7 +34,7 @@ SCHEDULE: dict[str, Any] = {"momentum": 0.6, "batch": 1000, "steps": 8, "whiteni
 
 @dataclass(frozen=True, eq=False)
 class TrainedPair(Pair):
-    """A network of ours, its twin and its training, by default the tutorial's. A plan is a `training.Trial`."""
+    """One of our networks, its twin and its training, by default the tutorial's. A plan is a `training.Trial`."""
 
     # (network, plan) -> recipe
     make_recipe: Callable[..., recipe.Recipe] = lambda network, plan: recipe.tutorial(network, plan.rate, plan.momentum)
@@ -51,7 +51,7 @@ class TrainedPair(Pair):
 
 
 def pair_of(network: networks.Network, precision: str) -> TrainedPair:
-    """Make the pair of a network of ours and its PyTorch twin."""
+    """Make the pair of one of our networks and its PyTorch twin."""
     with torch.device("meta"):  # the twin's own weights are not used
         torch_module = twin(network)
     common = TrainedPair(
@@ -78,7 +78,7 @@ def twin(network: networks.Network) -> torch.nn.Module:
 
 
 def applied(module: Any, variables: Any, x: Any, key: Any) -> tuple[Array, Any]:
-    """Apply a network of ours: its output, and its variables after that."""
+    """Apply one of our networks: its output, and its variables afterwards."""
     output, kept = module.apply(variables, *x, key, mutable=["batch_stats"] if key is not None else [])
     return output, {**variables, **kept}
 
@@ -116,14 +116,14 @@ def speedrun_recipe(network: networks.Network, plan: Any) -> recipe.Recipe:
 
 
 def speedrun_options(plan: Any, taken: int) -> dict[str, Any]:
-    """Give what the optimizer of a plan is made of, some steps of which are taken."""
+    """Give the options of a plan's optimizer after `taken` steps."""
     steps, whitening = plan.epochs * plan.per_epoch, recipe.whitening_epochs(plan.epochs) * plan.per_epoch
     sizes = {"batch": plan.batch, "steps": steps, "whitening": whitening, "taken": taken}
     return {"rate": plan.rate, "momentum": plan.momentum, **sizes}
 
 
 def started(optimizer: optax.GradientTransformation, taken: int) -> optax.GradientTransformation:
-    """Make an optimizer that starts as if it had taken so many steps: whole numbers in its state count them."""
+    """Make an optimizer that starts as if it had taken `taken` steps, which integers in its state count."""
 
     def counted(params: Any) -> Any:
         of = lambda leaf: jnp.full_like(leaf, taken) if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf  # noqa: E731
@@ -152,7 +152,7 @@ def _speedrun(pair: TrainedPair) -> TrainedPair:
 
 
 def augmented_batch(plan: Any, images: np.ndarray, places: np.ndarray, step: int) -> Augmented:
-    """Make a batch of speedrun: what is drawn for each image is shared by both sides, what is done with it is not."""
+    """Make a batch of speedrun: both sides share the random draws for each image, but apply them separately."""
     epoch, of = step // plan.per_epoch, jnp.asarray(places)
     shifts = augment.random_shifts(train.random_stream(SEED, train.SHIFT, step), of, speedrun_training.MOST)
     first = augment.alternating(train.random_stream(SEED, train.FLIP), of, jnp.uint32(0))

@@ -37,7 +37,7 @@ class Whiten(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm with a scale of 1, as a module of its own so that its state has nothing but what is used."""
+    """Batch norm with a scale of 1, as a separate module so that its state has only what is used."""
 
     running_mean: torch.Tensor
     running_var: torch.Tensor

@@ -24,7 +24,7 @@ NETWORK = Speedrun(4, 6, 8, 10)
 
 
 def small_trial(data: Dataset) -> training.Trial:
-    """Choose what the mistakes are made on."""
+    """Choose the training that the mistakes are made in."""
     weights = drawn(NETWORK, training.grained(data).train.images)
     sizes = {"images": 4, "subset": 12, "steps": 3, "evaluated": 40}
     return training.speedrun_trial(
@@ -33,7 +33,7 @@ def small_trial(data: Dataset) -> training.Trial:
 
 
 def of_recipe(**wrong: Callable[..., Any]) -> Mistake:
-    """Make fields of Flax's recipe otherwise: `wrong` is given the right recipe first, then what the field is given."""
+    """Change fields of Flax's recipe: `wrong` is given the right recipe first, then the field's own arguments."""
 
     def made(right: recipe.Recipe) -> recipe.Recipe:
         fields: dict[str, Any] = {name: partial(function, right) for name, function in wrong.items()}
@@ -43,7 +43,7 @@ def of_recipe(**wrong: Callable[..., Any]) -> Mistake:
 
 
 def of_kind(kind: str, wrong: Callable[..., optax.GradientTransformation]) -> Mistake:
-    """Make the optimizer of a kind of parameters otherwise: `wrong` is given its options by name."""
+    """Change the optimizer of a kind of parameters: `wrong` is given its options by name."""
 
     def made(right: Any, taken: int, **options: Any) -> optax.GradientTransformation:
         kinds = recipe.speedrun_optimizers(*options.values())
@@ -55,7 +55,7 @@ def of_kind(kind: str, wrong: Callable[..., optax.GradientTransformation]) -> Mi
 def muon(
     nesterov: bool = True, newton_schulz: int = 3, last: tuple[optax.GradientTransformation, ...] = (to_norm(),)
 ) -> Mistake:
-    """Make Muon otherwise."""
+    """Make a different Muon."""
     matrices = partial(jax.tree.map, partial(orthogonalised, steps=newton_schulz))
     return of_kind("convolution", lambda rate, momentum, steps, **_: optax.chain(
         optax.trace(momentum, nesterov), optax.stateless(lambda updates, _: matrices(updates)),
@@ -63,7 +63,7 @@ def muon(
 
 
 def nesterov(rate: float, steps: int, decay: float) -> optax.GradientTransformation:
-    """Make the SGD of whatever is no convolution."""
+    """Make the SGD of all parameters except convolutions."""
     return sgd(linear(rate, steps), 0.85, nesterov=True, weight_decay=decay)
 
 
@@ -89,7 +89,7 @@ def without_residual(pair: Any) -> Any:
 
 
 def undivided(pair: Any) -> Any:
-    """Leave out that logits are divided by the head's width."""
+    """Leave out the division of logits by the head's width."""
 
     def apply(network: Speedrun, *given: Any) -> Any:
         logits, after = pair.apply(network, *given)
@@ -111,7 +111,7 @@ def resized(method: Callable[[Array, int], Array]) -> Mistake:
 
 
 def augmented(shifts: Callable[[Array], Array] = lambda x: x, epoch: Callable[[Array], Array] = lambda x: x) -> Mistake:
-    """Move and mirror images in another way."""
+    """Shift and mirror images in another way."""
 
     def images(right: recipe.Recipe, batch: Any, key: Any, flip_key: Any, now: Array) -> Array:
         moved = augment.shifted(batch.images, shifts(augment.random_shifts(key, batch.indices, 2)), 2)

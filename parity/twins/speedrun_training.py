@@ -18,7 +18,7 @@ WHITENING_SIZE = 23  # the largest images on which the bias of the whitening is 
 
 
 class Augmented(NamedTuple):
-    """Images of a batch, and what is drawn for each: how far down and to the right it is moved, if it is mirrored."""
+    """Images of a batch, and the draws for each: its shift down and to the right, and whether it is mirrored."""
 
     images: np.ndarray  # uint8 [n, h, w, c]
     shifts: np.ndarray  # [n, 2]
@@ -39,7 +39,7 @@ def augmented(given: Augmented, dtype: torch.dtype) -> torch.Tensor:
 
 
 def views(x: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
-    """List what is seen of images in evaluation, and the weights: as they are, moved along both diagonals, mirrored."""
+    """List the views of images in evaluation, and their weights: as they are, shifted diagonally both ways, flipped."""
     height, width = x.shape[2:]
     padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
     seen = [(1 / 4, x), (1 / 8, padded[:, :, :height, :width]), (1 / 8, padded[:, :, 2:, 2:])]
@@ -53,7 +53,7 @@ def summed_loss(logits: torch.Tensor, labels: np.ndarray, real: np.ndarray) -> t
 
 
 def moments(images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the mean and the deviation of each channel, a part of the images after the other."""
+    """Compute the mean and the deviation of each channel, one part of the images after another."""
     parts = [torch.std_mean(channels_first(some).double() / 255, (0, 2, 3), correction=0)
              for some in np.array_split(images, 1 + len(images) // 1000)]  # fmt: skip
     shares = [len(some) / len(images) for some in np.array_split(images, len(parts))]
@@ -73,10 +73,10 @@ def patch_covariance(images: np.ndarray, mean: torch.Tensor, deviation: torch.Te
 
 
 def constants(images: np.ndarray) -> tuple[Tensors, Callable[[Tensors], Tensors]]:
-    """Compute the network's buffers of training images in float64; and how such buffers are compared.
+    """Compute the network's buffers from training images in float64; return also a function to compare such buffers.
 
-    Which of a direction and its negative comes first, and what is chosen where variances are equal, is the solver's.
-    Whatever it chose, the directions have the same sum of squares, and what whitens patches has the same covariance.
+    The solver chooses which of a direction and its negative comes first, and the directions of equal variances.
+    Whatever it chooses, the directions have the same sum of squares, and what whitens patches has the same covariance.
     """
     mean, deviation = moments(images)
     covariance = patch_covariance(images, mean, deviation)
@@ -93,7 +93,7 @@ def constants(images: np.ndarray) -> tuple[Tensors, Callable[[Tensors], Tensors]
 
 
 def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
-    """Take the singular values of a matrix to about 1."""
+    """Bring the singular values of a matrix to about 1."""
     a, b, c = NEWTON_SCHULZ
     tall = matrix.size(0) > matrix.size(1)
     x = (matrix.T if tall else matrix) / (matrix.norm() + 1e-7)
@@ -104,7 +104,7 @@ def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Sets each kernel to the norm sqrt(outputs), then subtracts its Nesterov momentum, orthogonalised."""
+    """Scale each kernel to the norm sqrt(outputs), then subtract its orthogonalised Nesterov momentum."""
 
     def __init__(self, params: Iterable[torch.Tensor], lr: float, momentum: float) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -122,7 +122,7 @@ class Muon(torch.optim.Optimizer):
 
 
 class Falling:
-    """Two optimizers as one. Each group's learning rate falls linearly to 0 in so many steps; then it is left."""
+    """Two optimizers as one. Each group's learning rate falls linearly to 0 in its steps; then it stays as it is."""
 
     def __init__(self, muon: Muon, sgd: torch.optim.SGD, taken: int) -> None:
         self.optimizers, self.taken = (muon, sgd), taken
@@ -155,7 +155,7 @@ def optimizer(
     whitening: int,
     taken: int = 0,
 ) -> Falling:
-    """Make the optimizer of a training of so many steps, of which some are taken.
+    """Make the optimizer of a training, some steps of which are already taken.
 
     rate: of the convolutions.  whitening: steps that the bias of the whitening takes.
     """

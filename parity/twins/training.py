@@ -1,4 +1,4 @@
-"""Our own training against PyTorch's: where it starts, single steps, where 200 steps lead, what is evaluated."""
+"""Our own training against PyTorch's: its start, single steps, the result of 200 steps, evaluation."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from parity.torch_trace import channels_last
 from parity.twins.cases import STEP, cases, dropout_key, torch_draws
 from parity.twins.pairs import SEED, TrainedPair, mean_loss
 
-# 200 steps of training multiply a difference: by 10 to 1000 with the tutorial's learning rate and batches of 8.
+# 200 steps of training amplify a difference: by 10 to 1000 with the tutorial's learning rate and batches of 8.
 TRAJECTORY_BOUND = 1e-9
 DRAWS, VALUES = 32, 1000  # how many draws, and how many values of each array
 LARGEST = 1e9  # that is drawn
@@ -34,7 +34,7 @@ EPOCH_ORDER = jax.jit(train.epoch_order, static_argnums=(0, 2))
 
 @dataclass(frozen=True)
 class Trial:
-    """What is compared, and how much of it; by default what is of the tutorial."""
+    """What is compared, and how much of it; the defaults are the tutorial's."""
 
     weights: NamedArrays  # a `state_dict` of float32
     data: Dataset
@@ -60,7 +60,7 @@ class Trial:
 
     @property
     def epochs(self) -> int:
-        """Count the epochs, whole or not."""
+        """Count the epochs, including an incomplete one."""
         return -(-self.steps // self.per_epoch)
 
     def stretches(self) -> list[tuple[int, int]]:
@@ -82,7 +82,7 @@ def grained(data: Dataset) -> Dataset:
 
 
 def speedrun_trial(weights: NamedArrays, data: Dataset, **chosen: Any) -> Trial:
-    """Choose what is compared of speedrun.
+    """Choose what is compared for speedrun.
 
     Its own learning rate: in float64 50 steps multiply a difference by 100. GELU has no kink, so rounding decides
     in pooling only, which multiplies an error by a thousand as in the tutorial's network. But without that too
@@ -99,14 +99,14 @@ TRIALS: dict[str, Callable[..., Trial]] = {"tutorial": Trial, "speedrun": speedr
 
 
 def trial_of(network: Network, weights: NamedArrays, data: Dataset, steps: int | None) -> Trial:
-    """Choose what is compared of a network, and how many steps of training if it is not as many as usual."""
+    """Choose what is compared for a network, and the number of training steps if it is not the usual one."""
     trial = TRIALS[describe(network)["name"]](weights, data, **{} if steps is None else {"steps": steps})
-    most = len(data.train)  # a folder of one's own may have few
+    most = len(data.train)  # a folder of your own pictures may have few
     return replace(trial, images=min(trial.images, most), subset=min(trial.subset, most))
 
 
 def checks(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
-    """Make all comparisons, each computed as it is asked for."""
+    """Make all comparisons, each computed on demand."""
     for case in cases(pair.flax_module, trial.weights, trial.data.train, trial.images):
         if case.name in trial.cases:
             same = yield from links.one_pass(pair, case, trial.compiled)
@@ -146,7 +146,7 @@ def initial(pair: TrainedPair, draws: int = DRAWS) -> Iterator[Check]:
 
 
 def constants(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
-    """Compare what is computed of the training images with PyTorch's; both are rounded to float32, the truth not."""
+    """Compare the constants of training images with PyTorch's; both are rounded to float32, the truth is not."""
     if pair.torch_constants is None:
         return
     images = trial.data.train.images
@@ -235,7 +235,7 @@ def batch_of(pair: TrainedPair, trial: Trial, step: int) -> Case:
 
 
 def _typical(trial: Trial, tensor: tuple[Check, ...]) -> Check:
-    """Take the median over the stretches, with the bound that PyTorch's median error makes."""
+    """Take the median over the stretches, with a bound from PyTorch's median error."""
     theirs = median(check.pytorch or 0.0 for check in tensor)
     middle = sorted(tensor, key=lambda check: check.error)[(len(tensor) - 1) // 2]
     return replace(middle, bound=max(FACTOR * theirs, float32_floor(trial.weights)), pytorch=theirs)
