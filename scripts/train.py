@@ -1,4 +1,4 @@
-"""Train the tutorial's network."""
+"""Train a network: the tutorial's, or another recipe's."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def by_recipe(field: str) -> str:
 
 def parser() -> cli.ArgumentParser:
     """Make the command line; a flag that is not given is None: the data set's default or the resumed run's applies."""
-    parser = cli.ArgumentParser("Train the tutorial's network, or go on with a run.", EXAMPLES)
+    parser = cli.ArgumentParser("Train a network, the tutorial's or speedrun, or go on with a run.", EXAMPLES)
     add = parser.add_argument
     add("--platform", choices=platform.PLATFORMS, help="what to run on; without it, the best that JAX finds")
     add("--recipe", choices=DEFAULTS, help="the network and its training: tutorial (default); speedrun, for accuracy "
