@@ -37,8 +37,9 @@ def start(platform: str | None, cpu_devices: int | None = 1) -> list[jax.Device]
     _keep_compiled()
     # Computations on a CPU run in the calling thread. In JAX's own threads, of which there are more than cores, a
     # training step takes 15 ms or 21, and changes from one to the other within a process.
-    if ASYNC.upper() not in os.environ and hasattr(jax.config, ASYNC):
-        jax.config.update(ASYNC, False)
+    if ASYNC.upper() not in os.environ:
+        with suppress(AttributeError):  # another version's JAX, without this choice
+            jax.config.update(ASYNC, False)
     if "xla_gpu_deterministic_ops" not in flags and flags.lstrip()[:1] in ("", "-"):  # else it names a file of flags
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
     if cpu_devices is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn import files, fit
+from jaxcnn import files, fit, platform
 from jaxcnn.errors import UserError
 from tests.conftest import ROOT
 from tests.test_fit import run_fit
@@ -177,6 +177,15 @@ def test_compiled_code_is_kept_for_its_own_kind_of_processor(tmp_path):
     assert folder(tmp_path / "absent") == "None"  # what it runs on is not known
     assert folder(XDG_CACHE_HOME="/proc/none") == "None"
     assert folder(JAX_COMPILATION_CACHE_DIR=str(tmp_path)) == str(tmp_path)
+
+
+@pytest.mark.parametrize("asked", ["", "true"])
+def test_a_cpu_computes_in_the_thread_that_asks_unless_the_user_wants_otherwise(asked):
+    value = f"jax.config.values[{platform.ASYNC!r}]"
+    code = f"import jax; from jaxcnn import platform; platform.start('cpu'); print({value})"
+    environment = os.environ | ({platform.ASYNC.upper(): asked} if asked else {})
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(asked == "true"), done.stderr
 
 
 FORK = """
