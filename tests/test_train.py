@@ -246,6 +246,7 @@ class Normalised(nn.Module):
 
     views = ONE_VIEW
     classes: int = 10
+    features: int = 3  # a number, as in many a Flax module, and no stage
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 

@@ -62,7 +62,7 @@ def initial_variables(network: Network, key: Key[Array, ""]) -> Variables:
 
 def network_logits(network: Network, variables: Variables, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
     """Compute the logits of scaled images, dropout off; on the CPU the stage `features`, if there is one, in chunks."""
-    if not hasattr(network, "features"):
+    if not all(callable(getattr(network, stage, None)) for stage in ("features", "classify")):
         return network.apply(variables, x)
     features = partial(network.apply, method="features")
     return network.apply(variables, cpu.in_chunks(features, cpu.EVALUATED)(variables, x), method="classify")
