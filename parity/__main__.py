@@ -23,7 +23,8 @@ from jaxcnn.run_directory import data_source
 from jaxcnn.weights import check_classes
 from parity import figure, report
 from parity.bounds import FACTOR, float32_floor
-from parity.files import require_torch, table_of
+from parity.files import require_torch
+from parity.twins.tables import table_of
 
 EPILOG = """examples:
   python -m parity                                random weights, the embedded digits; about two minutes

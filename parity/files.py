@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn import files, kinds, networks, progress
+from jaxcnn import files, kinds, progress
 from jaxcnn import weights as flax_weights
 from jaxcnn.errors import UserError, os_errors
 from jaxcnn.files import NamedArrays
-from jaxcnn.networks import Network
 from jaxcnn.paths import at_home
 from jaxcnn.weights import NOT_THESE, Weights
 from parity import torch_files
 from parity.found import find
-from parity.table import Naming, Table
+from parity.table import Naming
 from parity.torch_files import Entries, Entry, Tensor
-from parity.twins.tables import TABLES
+from parity.twins.tables import table_of
 
 TORCH_SUFFIXES = (".pth", ".pt")
 Say = Callable[[str], None]
@@ -68,11 +67,6 @@ def save_weights(path: str | Path, weights: Weights, naming: Naming | None = Non
     _write_torch(path, arrays)
     if weights.dataset:
         say(f"note: a {path.suffix} holds no data set and no class names: name it by --dataset {weights.dataset}")
-
-
-def table_of(network: Network) -> Table:
-    """Find the table of one of our networks."""
-    return TABLES[networks.describe(network)["name"]]
 
 
 def _entries(path: Path) -> tuple[Entries, Mapping[str, str]]:

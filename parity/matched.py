@@ -227,12 +227,12 @@ class Matched:
         other.traces = other.given.reference[1], self.traces[1]
         return other
 
-    def case(self, seed: int = 0, key: Any = None, name: str = "") -> Case:
+    def case(self, seed: int = 0, name: str = "") -> Case:
         """Make a case of random weights, or of the PyTorch module's own."""
         given = self.given
         weights = self.cases[name] if name else given.randomised(seed) if seed else given.random
         folded = self.table.to_torch(self.table.to_flax(weights))  # of two biases, the sum and nothing
-        return Case(name, {**weights, **folded}, given.inputs, key=key)
+        return Case(name, {**weights, **folded}, given.inputs)
 
     @cached_property
     def held(self) -> NamedArrays:

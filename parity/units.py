@@ -50,15 +50,15 @@ def block(unit: Unit, part: int, parts: int, heads: int) -> Unit:
     return Unit(unit.call, unit.path, unit.module, pieces, unit.input, output, origins=(unit,), part=part, parts=parts)
 
 
-def interleave(unit: Unit, heads: int, blocks: int = 3) -> Unit:
+def interleave(unit: Unit, heads: int) -> Unit:
     """Give a fused projection whose rows are by head, then query, key and value, as one of whole blocks."""
     pieces = {}
     for name, piece in unit.pieces.items():
-        rows = (("h", heads), ("s", blocks), ("d", len(piece.array) // heads // blocks))
+        rows = (("h", heads), ("s", 3), ("d", len(piece.array) // heads // 3))
         axes = (rows, *((("i", size),) for size in piece.array.shape[1:]))
         pieces[name] = piece._replace(layouts=(Layout(axes, (*"i" * (len(axes) - 1), "s", "h", "d")),))
     output = _known(unit.output)
-    split = output.reshape(*output.shape[:-1], heads, blocks, -1)
+    split = output.reshape(*output.shape[:-1], heads, 3, -1)
     return replace(
         unit, pieces=pieces, output=split.swapaxes(-3, -2).reshape(output.shape), origins=(unit,), taken=set()
     )

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that a checkout needs no installation
 
 import contenders
-from contenders import CIFAR10, KERNELS, SIDE, Case
+from case import CIFAR10, Case
+from contenders import KERNELS, SIDE
 
 from jaxcnn import cli
 from jaxcnn.config import DEFAULTS

@@ -34,10 +34,10 @@ def parser() -> cli.ArgumentParser:
     return parser
 
 
-def one_of_each(test: data.Split, most: int = 12) -> list[str]:
-    """Give the ids of the first image of each class."""
+def one_of_each(test: data.Split) -> list[str]:
+    """Give the ids of the first image of each class; of twelve, if there are more."""
     _, first = np.unique(test.labels, return_index=True)
-    return [test.ids[i] for i in first[:most]]
+    return [test.ids[i] for i in first[:12]]
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ NEAR = 50
 SQUARES = "db1fbf107e39fc335a67a4da45b183c22aa4d64cab185c38985938b4dc0e"
 
 
-def identified(data: Dataset, where: Path, known: bool = False, allow_modified: bool = False) -> Dataset:
+def identified(data: Dataset, where: Path, known: bool, allow_modified: bool) -> Dataset:
     """Say what a copy is, and return it in the original's order if only the batches were swapped.
 
     known: whether its files' checksums are official ones.

@@ -27,10 +27,10 @@ def diagnose(
     matched: Matched,
     feeding: Feeding | None,
     checks: Sequence[Check],
-    variables: Any = None,
-    initial: Any = None,
-    drawn: list[Drawn] | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    variables: Any,
+    initial: Any,
+    drawn: list[Drawn] | None,
+    say: Callable[[str], None],
 ) -> tuple[Finding, ...]:
     """Say why a pair differs. Nothing if it does not."""
     failed = [c for c in checks if not c.passed]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from parity.diagnosis.cause import Cause, Causes, Place, skipped
-from parity.diagnosis.tape import Change, Edit, Op
+from parity.diagnosis.tape import Change, Op
 
 
 class Rotation(NamedTuple):
@@ -37,10 +37,6 @@ def rotary(ops: Mapping[Any, Op], place: Place) -> Causes:
         yield Cause("rotary", text, repair, Change(ops=edits))
         for key in found if len(found) > 1 else ():
             yield Cause("rotary", f"{text} (at {ops[key].line})", repair, Change(ops={key: edits[key]}))
-
-
-def _in_place_of(turn: Rotation, function: Callable[[Rotation], torch.Tensor]) -> Edit:
-    return lambda now: function(turn).reshape(now.compute().shape)
 
 
 def _turned(taken: bool, put: bool, sign: float = 1.0) -> Callable[[Rotation], torch.Tensor]:

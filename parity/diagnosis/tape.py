@@ -98,70 +98,23 @@ class Tape:
         record: "_Record | None" = None,
     ) -> dict[Target, torch.Tensor]:
         """Run it with a change, until a target is reached; give the targets on the way."""
-        values, changed = dict[Target, torch.Tensor](), bool(change.state or change.inputs)
-
-        def reached(side: str, name: str, value: Any) -> None:
-            wanted = until is None or until == (side, name)
-            tensor = next((t for _, t in leaves(value) if isinstance(t, torch.Tensor)), None) if wanted else None
-            if tensor is not None:
-                values[Target(side, name)] = tensor.detach().clone()
-                if record:
-                    self.sources[Target(side, name)] = record.written(tensor)
-            if until == (side, name):
-                raise _Reached
-
-        def operation(key: Key, calls: tuple[str, ...], function: Any, args: Any, kwargs: Any) -> Any:
-            nonlocal changed
-            if record:
-                return record.operation(key, calls, function, args, kwargs)
-            known, edit = self.ops.get(key), change.ops.get(key)
-            if edit is None or known is None or known.kind != _functional(function)[0]:
-                replaced = any(call in self.fed and (until is None or call != until.name) for call in calls)
-                if (changed and not replaced) or known is None or known.kind not in SLOW:
-                    return function(*args, **kwargs)
-                copies = [t.clone() if isinstance(t, torch.Tensor) else t for t in known.outputs]
-                return copies[0] if len(copies) == 1 else tuple(copies)
-            changed = True
-            made = edit(Op(key, calls, *_functional(function), _bound(function, args, kwargs), []))
-            return args[0].copy_(made) if function._schema.is_mutable else made
-
-        def leaving(name: str, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
-            nonlocal changed
-            if until == ("output", name) and name in change.calls:
-                output = change.calls[name](module, args, kwargs, output)
-            reached("output", name, output)
-            if name in self.fed:
-                fed = self.fed[name].clone()
-                output = fed if isinstance(output, torch.Tensor) else type(output)((fed, *output[1:]))
-                if record:
-                    record.wrote(fed, name)
-            if name in change.calls:
-                changed = True
-                output = change.calls[name](module, args, kwargs, output)
-            return output
-
-        def entering(name: str, module: Any, args: Any, kwargs: Any) -> None:
-            self.layers[name] = module
-            reached("input", name, [[*args], kwargs])
-            if record and name in self.fed and Target("input", name) in values:
-                self.held[f"what {name} is given"] = values[Target("input", name)]
-
+        run = _Run(self, change, until, record)
         x, kwargs = self.given.cast_torch(torch.float64)
         x = tuple(change.inputs[str(i)](value) if str(i) in change.inputs else value for i, value in enumerate(x))
         for place, tensor in leaves([*x]) if record else ():
             record.wrote(tensor, f"input {place}")  # type: ignore[union-attr]
-        around = torch_trace.Around(entering, operation, leaving)
+        around = torch_trace.Around(run.entering, run.operation, run.leaving)
         state = {**self.tensors, **change.state}
         try:
             output, _ = torch_trace.run(self.given.modules["float64"], state, x, None, kwargs, 0, around)
             for name, leaf in named(output, "output").items():
-                reached("result", name, leaf)
+                run.reached("result", name, leaf)
         except _Reached:
             pass
         except Exception:
             if change is NOTHING:
                 raise  # else what follows the change does not take these shapes
-        return values
+        return run.values
 
     def slice(self, target: Target) -> Iterator[Source]:
         """List what a target depends on, the nearest first: operations, fed calls and inputs."""
@@ -174,6 +127,63 @@ class Tape:
                 seen.add(source)
                 yield source
                 queue += self.ops[source].sources if isinstance(source, tuple) else ()
+
+
+class _Run:
+    """A run of a tape with a change, until a target is reached."""
+
+    def __init__(self, tape: Tape, change: Change, until: Target | None, record: "_Record | None") -> None:
+        self.tape, self.change, self.until, self.record = tape, change, until, record
+        self.values = dict[Target, torch.Tensor]()
+        self.changed = bool(change.state or change.inputs)  # whether what follows may come out differently
+
+    def reached(self, side: str, name: str, value: Any) -> None:
+        """Note the value of a target, and stop if the run was to end there."""
+        wanted = self.until is None or self.until == (side, name)
+        tensor = next((t for _, t in leaves(value) if isinstance(t, torch.Tensor)), None) if wanted else None
+        if tensor is not None:
+            self.values[Target(side, name)] = tensor.detach().clone()
+            if self.record:
+                self.tape.sources[Target(side, name)] = self.record.written(tensor)
+        if self.until == (side, name):
+            raise _Reached
+
+    def operation(self, key: Key, calls: tuple[str, ...], function: Any, args: Any, kwargs: Any) -> Any:
+        """Do an operation, changed or not; a slow one that comes out as before is taken from the tape."""
+        if self.record:
+            return self.record.operation(key, calls, function, args, kwargs)
+        known, edit = self.tape.ops.get(key), self.change.ops.get(key)
+        if edit is None or known is None or known.kind != _functional(function)[0]:
+            replaced = any(call in self.tape.fed and (self.until is None or call != self.until.name) for call in calls)
+            if (self.changed and not replaced) or known is None or known.kind not in SLOW:
+                return function(*args, **kwargs)
+            copies = [t.clone() if isinstance(t, torch.Tensor) else t for t in known.outputs]
+            return copies[0] if len(copies) == 1 else tuple(copies)
+        self.changed = True
+        made = edit(Op(key, calls, *_functional(function), _bound(function, args, kwargs), []))
+        return args[0].copy_(made) if function._schema.is_mutable else made
+
+    def leaving(self, name: str, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        """Change the output of a call, and put what is fed in its place."""
+        if self.until == ("output", name) and name in self.change.calls:
+            output = self.change.calls[name](module, args, kwargs, output)
+        self.reached("output", name, output)
+        if name in self.tape.fed:
+            fed = self.tape.fed[name].clone()
+            output = fed if isinstance(output, torch.Tensor) else type(output)((fed, *output[1:]))
+            if self.record:
+                self.record.wrote(fed, name)
+        if name in self.change.calls:
+            self.changed = True
+            output = self.change.calls[name](module, args, kwargs, output)
+        return output
+
+    def entering(self, name: str, module: Any, args: Any, kwargs: Any) -> None:
+        """Note a call and what it is given."""
+        self.tape.layers[name] = module
+        self.reached("input", name, [[*args], kwargs])
+        if self.record and name in self.tape.fed and Target("input", name) in self.values:
+            self.tape.held[f"what {name} is given"] = self.values[Target("input", name)]
 
 
 class _Record:

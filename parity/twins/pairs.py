@@ -14,11 +14,11 @@ from jaxtyping import Array
 
 from jaxcnn import augment, networks, optimizers, recipe, train
 from jaxcnn.layers import scale_pixels
-from parity.files import table_of
 from parity.pair import STEP_RATE, Case, Pair, torch_forward
 from parity.torch_trace import channels_first
 from parity.twins import speedrun, speedrun_training, tutorial
 from parity.twins.speedrun_training import Augmented
+from parity.twins.tables import table_of
 
 SEED = 0
 TWINS: dict[str, Any] = {"tutorial": tutorial.CNN, "speedrun": speedrun.Speedrun}

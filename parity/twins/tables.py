@@ -1,5 +1,7 @@
 """The tables of our own networks, by their names in `jaxcnn.networks`."""
 
+from jaxcnn import networks
+from jaxcnn.networks import Network
 from parity.table import CONV, DENSE, DENSE_AFTER_FLATTEN, Entry, Table, layer
 
 TUTORIAL = Table((
@@ -20,3 +22,8 @@ SPEEDRUN = Table((
     Entry("head.weight", "head/kernel", DENSE),
 ))  # fmt: skip
 TABLES = {"tutorial": TUTORIAL, "speedrun": SPEEDRUN}
+
+
+def table_of(network: Network) -> Table:
+    """Find the table of one of our networks."""
+    return TABLES[networks.describe(network)["name"]]

@@ -13,7 +13,7 @@ import parity
 from jaxcnn import Weights
 from jaxcnn.networks import initial_variables
 from jaxcnn.networks.tutorial import CNN
-from parity.files import table_of
+from parity.twins.tables import table_of
 
 torch.set_num_threads(1)  # the suite runs in as many processes as there are cores
 

@@ -13,10 +13,9 @@ import torch
 from torch.nn.utils import prune
 
 import jaxcnn
-import parity
 from jaxcnn import UserError, files
 from jaxcnn.networks.speedrun import Speedrun
-from parity.twins import speedrun, tutorial
+from parity.twins import speedrun, tables, tutorial
 from tests.conftest import assert_trees_equal
 from tests.parity.conftest import load, small_weights, state_dict
 
@@ -206,7 +205,7 @@ def test_the_second_network_by_its_names_and_in_a_whole_model(tmp_path):
     torch.save({"net": model, "epoch": 3}, tmp_path / "w.pth")
     found, _ = load(tmp_path / "w.pth")
     assert isinstance(found.network, Speedrun)
-    arrays = parity.files.table_of(found.network).to_torch(found.variables)
+    arrays = tables.table_of(found.network).to_torch(found.variables)
     for name, tensor in model.state_dict().items():
         np.testing.assert_array_equal(arrays[name], tensor.numpy())
     swapped = {f"x.{name}".replace("running_var", "variance"): t for name, t in model.state_dict().items()}

@@ -17,23 +17,25 @@ from tests.conftest import ROOT
 from tests.scripts.commands import module
 
 benchmark = module("benchmark")
-contenders = benchmark.contenders
-Case = contenders.Case
+contenders, case_module = benchmark.contenders, sys.modules["case"]
+Case, fixed_data = case_module.Case, case_module.fixed_data
+import jax_contenders  # noqa: E402  # found beside the benchmark
+import torch_contenders  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    monkeypatch.setattr(contenders, "IMAGES", 8)
+    monkeypatch.setattr(case_module, "IMAGES", 8)
     monkeypatch.setattr(platform, "start", lambda *given: jax.devices()[:1])  # it runs already
 
 
 def test_a_prediction_is_of_one_image_and_of_numpy_arrays_on_all_sides():
-    case, (images, _) = Case("prediction", 1), contenders.fixed_data(1)
-    assert contenders.jax_runner(case)(3) == (3, 3 * images[0].nbytes)
-    assert contenders.flax_runner(case)(3) == (3, 12)
-    assert contenders.torch_runner(case, "torch-channels-last")(3) is None
+    case, (images, _) = Case("prediction", 1), fixed_data(1)
+    assert jax_contenders.jax_runner(case)(3) == (3, 3 * images[0].nbytes)
+    assert jax_contenders.flax_runner(case)(3) == (3, 12)
+    assert torch_contenders.torch_runner(case, "torch-channels-last")(3) is None
     with torch.inference_mode():
-        found = contenders.predict_in_torch(CNN(4, 16).eval(), images[0], torch.channels_last)
+        found = torch_contenders.predict_in_torch(CNN(4, 16).eval(), images[0], torch.channels_last)
     assert isinstance(found, np.ndarray)
     assert found.shape == (1, 10)
     assert np.isclose(found.sum(), 1)
@@ -42,13 +44,13 @@ def test_a_prediction_is_of_one_image_and_of_numpy_arrays_on_all_sides():
 @pytest.mark.parametrize("task", benchmark.TASKS)
 def test_each_contender_does_its_steps_and_counts_its_dispatches(task):
     case = Case(task, 4)
-    assert contenders.jax_runner(case)(3) == (1, 4 if task == "training" else 0)
-    assert contenders.flax_runner(case)(3) == (3, 12)
-    assert contenders.torch_runner(case, "torch-channels-last")(3) is None
+    assert jax_contenders.jax_runner(case)(3) == (1, 4 if task == "training" else 0)
+    assert jax_contenders.flax_runner(case)(3) == (3, 12)
+    assert torch_contenders.torch_runner(case, "torch-channels-last")(3) is None
 
 
 def test_speedrun_trains_and_infers_at_one_size_on_both_sides(monkeypatch):
-    monkeypatch.setitem(contenders.DEFAULTS["speedrun"], "cifar10", replace(SPEEDRUN, widths=(2, 3, 4)))
+    monkeypatch.setitem(case_module.DEFAULTS["speedrun"], "cifar10", replace(SPEEDRUN, widths=(2, 3, 4)))
     forward, predict, seen = recipe.resized_forward, train.predict_logits, set()
 
     def noted_forward(*given, size):
@@ -63,16 +65,16 @@ def test_speedrun_trains_and_infers_at_one_size_on_both_sides(monkeypatch):
     monkeypatch.setattr(train, "predict_logits", noted_predict)
     for task, size in ("training", 20), ("inference", 32):
         case = Case(task, 3, "speedrun", size=size)
-        assert contenders.jax_runner(case)(4) == (1, 4 if task == "training" else 0)
+        assert jax_contenders.jax_runner(case)(4) == (1, 4 if task == "training" else 0)
         for kind in ("torch", "torch-channels-last"):
-            assert contenders.torch_runner(case, kind)(4) is None
+            assert torch_contenders.torch_runner(case, kind)(4) is None
     assert seen == {"20 pixels", "1 view"}
 
 
 @pytest.mark.parametrize("kind", contenders.KERNELS)
 def test_kernels_run(kind, monkeypatch):
     monkeypatch.setattr(contenders, "SIDE", 8)
-    assert contenders.kernel_runner(Case("training", 1), kind)(2) is None
+    assert contenders.kernel_runner(kind)(2) is None
 
 
 def test_peak_memory_is_the_process_s_own():

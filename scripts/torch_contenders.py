@@ -1,26 +1,59 @@
-"""The recipes' training loops in PyTorch, as a good PyTorch program has them: the other side of the benchmark.
-
-Each is an iterator, with one item for each step taken. No JAX is imported here.
-"""
+"""The programs in PyTorch that the benchmark compares, as a good PyTorch program has them. No JAX is imported here."""
 
 from collections.abc import Callable, Iterator
-from itertools import count, cycle
-from typing import TYPE_CHECKING
+from itertools import count, cycle, islice
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from case import Case, Run, fixed_data
 from torch import Tensor, nn
 
+from parity.twins.speedrun import Speedrun
 from parity.twins.speedrun_training import MOST, WHITENING_SIZE, constants, optimizer
+from parity.twins.tutorial import CNN
 
-if TYPE_CHECKING:
-    from contenders import Case
+
+def torch_runner(case: Case, kind: str) -> Run:
+    """Return a run of the recipe's loop in PyTorch."""
+    torch.set_flush_denormal(True)  # as XLA does: training on noise ends in subnormal numbers, five times as slow
+    torch.manual_seed(0)
+    images, labels = fixed_data(case.batch_size)
+    order = torch.channels_last if kind == "torch-channels-last" else torch.contiguous_format
+    x = torch.tensor(images).permute(0, 3, 1, 2).float().div(255).contiguous(memory_format=order)
+    y = torch.tensor(labels).long()
+    network = CNN(*case.config.widths) if case.recipe == "tutorial" else Speedrun(*case.config.widths)
+    network.to(memory_format=order)  # type: ignore[call-overload]  # torch's stubs want a dtype with it
+    network.train(case.task == "training")
+    forward = torch.compile(network) if kind == "torch-compile" else network
+    taken: Iterator[Any]
+    if case.task == "training":
+        steps = tutorial if case.recipe == "tutorial" else speedrun
+        taken = steps(network, forward, x, y, case)
+    elif case.task == "prediction":
+        taken = (predict_in_torch(forward, image, order) for image in cycle(images))
+    else:
+        taken = map(forward, cycle(x.split(case.batch_size)))
+
+    @torch.inference_mode(case.task != "training")
+    def run(steps: int) -> None:
+        for _ in islice(taken, steps):
+            pass
+
+    return run
+
+
+def predict_in_torch(forward: Any, image: np.ndarray, order: Any) -> np.ndarray:
+    """Return the probabilities of an image's classes."""
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].float().div(255).contiguous(memory_format=order)
+    return forward(x).softmax(1).numpy()
 
 
 def tutorial(
-    network: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, case: "Case"
+    network: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, case: Case
 ) -> Iterator[None]:
-    """Train by the tutorial's recipe."""
+    """Train by the tutorial's recipe, an item for each step."""
     sgd = torch.optim.SGD(network.parameters(), lr=case.config.learning_rate, momentum=case.config.momentum)
     for batch, targets in cycle(zip(images.split(case.batch_size), labels.split(case.batch_size), strict=True)):
         sgd.zero_grad()
@@ -30,7 +63,7 @@ def tutorial(
 
 
 def speedrun(
-    network: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, case: "Case"
+    network: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, case: Case
 ) -> Iterator[None]:
     """Train by the recipe of speedrun: shifted and mirrored images, smoothed labels, Muon for the convolutions."""
     # With other values a channel may come out constant, and batch norm then divides by almost zero.

@@ -9,7 +9,7 @@ from parity.twins.speedrun import Speedrun as Twin
 from tests.scripts.commands import module
 
 Case = module("benchmark").Case
-import torch_training  # noqa: E402  # found beside the benchmark
+import torch_contenders  # noqa: E402  # found beside the benchmark
 
 CASE = Case("training", 3, "speedrun", size=19)
 
@@ -19,7 +19,7 @@ def test_an_image_is_moved_by_at_most_two_pixels_and_mirrored_as_asked(order):
     torch.manual_seed(0)
     images = torch.rand(60, 3, 8, 8).contiguous(memory_format=order)
     chosen, mirrored = torch.randint(60, (500,)), torch.rand(500) < 0.5
-    taken = torch_training.moved_and_mirrored(images)(chosen, mirrored)
+    taken = torch_contenders.moved_and_mirrored(images)(chosen, mirrored)
     assert taken.is_contiguous(memory_format=order)
     padded = F.pad(images, (2, 2, 2, 2), mode="reflect")[chosen]
     padded = torch.where(mirrored[:, None, None, None], padded.flip(-1), padded)
@@ -43,10 +43,10 @@ def test_speedrun_s_loop_resizes_and_mirrors_alternately(monkeypatch):
             flips.append(dict(zip(chosen.tolist(), mirrored.tolist(), strict=True))) or take(chosen, mirrored)
         )
 
-    take_ = torch_training.moved_and_mirrored
-    monkeypatch.setattr(torch_training, "moved_and_mirrored", watched)
+    take_ = torch_contenders.moved_and_mirrored
+    monkeypatch.setattr(torch_contenders, "moved_and_mirrored", watched)
     before = {name: p.detach().clone() for name, p in twin.named_parameters()}
-    steps = torch_training.speedrun(twin, forward, torch.rand(6, 3, 32, 32), torch.arange(6), CASE)
+    steps = torch_contenders.speedrun(twin, forward, torch.rand(6, 3, 32, 32), torch.arange(6), CASE)
     for _ in range(4):
         next(steps)
     assert seen == [(3, 3, 19, 19)] * 4
