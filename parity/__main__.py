@@ -177,7 +177,8 @@ def own_network(arguments: argparse.Namespace) -> int:
     print(f"{found['device']}; PyTorch {version('torch')} on the CPU, TF32 off on both sides")
     print(
         f"float32 bound: the larger of {FACTOR:g} times PyTorch's own error and {float32_floor(state_dict):.1e},"
-        " twice that for gradients\n"
+        " twice that for gradients and steps,\n"
+        "and more where the loss magnifies an error of the logits, as after training\n"
     )
     print("\n".join(report.table(checks, faults)))
     if arguments.json:

@@ -1,6 +1,7 @@
 """`check`: the whole chain for any pair, from weights to training, in one call."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -86,7 +87,11 @@ def _compared(
     checks, feeding = [*chain.untied(matched)], None
     for one in precision:
         say(f"comparing in {one} ...")
-        with jax.enable_x64(one == "float64"), torch.enable_grad():
+        with (
+            jax.enable_x64(one == "float64"),
+            torch.enable_grad(),
+            one_thread() if one == "float32" else nullcontext(),
+        ):
             checks += chain.evaluation(matched, one)
             if one == "float64":
                 feeding = feed(matched)
@@ -96,6 +101,17 @@ def _compared(
                 say(f"training in {one} ...")
                 checks += chain.training(matched, one)
     return checks, feeding
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute in one thread: its float32 error depends on how many share a sum, and so would the bound."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _causes(name: str, *shown: Any) -> tuple[Finding, ...]:

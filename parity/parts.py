@@ -36,7 +36,7 @@ def part(
 ) -> dict[str, Any]:
     """Compare a network with its twin in one precision; or try the controls, on the digits."""
     device = platform.describe(platform.start(None), "float32")
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    torch.set_num_threads(1 if name == "float32" else max(1, (os.cpu_count() or 2) // 2))  # see checking.one_thread
     with jax.enable_x64(name != "float32"):
         if name == "controls":
             of = MISTAKES[describe(network)["name"]]

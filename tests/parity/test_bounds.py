@@ -2,8 +2,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from parity.bounds import EPSILON, Check, error, float32_floor, judge
+from parity.links import condition_of
 
 PLACE = {"precision": "float64", "link": "gradients", "tensor": "fc4.weight"}
 
@@ -51,6 +53,14 @@ def test_float32_may_be_twice_as_wrong_as_pytorch_and_never_needs_to_be_better_t
         check = judge(truth * (1 + ours), truth, truth * (1 + own), floor=1e-6, **PLACE)
         assert check.passed is passes
         assert check.pytorch == pytest.approx(own)
+
+
+@pytest.mark.parametrize(("size", "times"), [(0.01, 1), (8, 8), (16, 16)])
+def test_a_loss_magnifies_an_error_of_large_logits(size, times):
+    logits = np.array([[size, -1e-3, -1e-3]])
+    found = condition_of(lambda outputs: torch.nn.functional.cross_entropy(outputs, torch.tensor([0])), logits)
+    # Where p is almost 1, the loss is 1 - p, and so is its largest derivative; d(1 - p) = -(1 - p) d logit.
+    assert found == pytest.approx((times, times), rel=0.02)
 
 
 def test_a_failure_names_the_worst_place_and_both_values():
