@@ -71,7 +71,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 def add_entry(parser: argparse.ArgumentParser) -> None:
     """Add `--entry` to a command that takes weights."""
     parser.add_argument(
-        "--entry", metavar="NAME", help="which network of WEIGHTS, if several are in it: ema, model.net"
+        "--entry", metavar="NAME", help="which network of the file, if several are in it: ema, model.net"
     )
 
 

@@ -95,6 +95,8 @@ def read_config(path: Path) -> Config:
     """Read a run's configuration, of this or an earlier version; raise UserError naming an invalid field."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no {path.name} in it", path.parent, "name a run directory, which train.py made") from None
     except (OSError, ValueError, RecursionError) as problem:
         raise UserError(f"cannot read a configuration ({problem})", path, "is this a run directory?") from None
     if isinstance(fields, dict) and {"channels", "hidden"} <= fields.keys():  # version 0.1

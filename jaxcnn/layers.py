@@ -138,6 +138,14 @@ def _max_pool_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+def global_max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n c"]:
+    """Take the maximum of each channel. The gradient goes to the first, as PyTorch's; `x.max` divides it."""
+    rows = x.reshape(len(x), -1, x.shape[-1])
+    first = lax.argmax(rows, 1, jnp.int32)[:, None]
+    places = lax.broadcasted_iota(jnp.int32, rows.shape, 1)
+    return jnp.where(places == first, rows, jnp.zeros((), x.dtype)).sum(axis=1, dtype=x.dtype)
+
+
 class BatchKey(NamedTuple):
     """What a training batch needs: a random key, each image's place in the key's batch, and which images are real."""
 

@@ -116,7 +116,8 @@ def read_image(text: str, dataset: Callable[[], Dataset]) -> Picture:
     path = at_home(text)
     if not path.exists():
         near = _nearest(path)
-        raise UserError("neither an id nor a file", text, f"did you mean {near}?" if near else "ids: train_00007, ...")
+        what = "no such file or folder" if path.suffix or "/" in text else "neither an id nor a file"
+        raise UserError(what, text, f"did you mean {near}?" if near else "ids: train_00007, ...")
     image, done = read(path)
     return Picture(path.stem.encode("utf-8", "replace").decode(), image, done=f"{text}: {done}")
 

@@ -65,21 +65,29 @@ def _kind_of_bar() -> Any:
     return None
 
 
+def _size() -> dict[str, Any]:
+    """Let tqdm follow the terminal's size; where that is 0, as in some containers, it would show no bar."""
+    with suppress(Exception):
+        if not all(os.get_terminal_size(sys.stderr.fileno())):
+            return {"ncols": 80, "nrows": 24}
+    return {"dynamic_ncols": True}
+
+
 @contextmanager
 def _bar(kind: Any, what: str, total: int, unit: str, done: int) -> Iterator[Update]:
     # What matters comes first: a narrow terminal cuts the end off.
-    figures = "{percentage:3.0f}% {remaining} left, {rate_fmt}" if total else "{rate_fmt}"
+    figures = "{percentage:3.0f}% {remaining} left, {rate_noinv_fmt}" if total else "{rate_noinv_fmt}"
     shown = figures + " | {desc} {n_fmt}" + ("/{total_fmt}{postfix} |{bar}|" if total else "{postfix}")
     # Without smoothing the rate is that of the whole job, and the time left does not jump.
     style = {
         "bar_format": shown,
         "unit": f" {unit}",
-        "unit_scale": True,
+        "unit_scale": unit == "bytes",
         "smoothing": 0,
         "delay": DELAY,
         "leave": False,
     }
-    place = {"file": _StandardError(), "dynamic_ncols": True} if kind.__module__ == "tqdm.std" else {}
+    place = {"file": _StandardError(), **_size()} if kind.__module__ == "tqdm.std" else {}
     with kind(desc=what, total=total or None, initial=done, **style, **place) as bar:
 
         def update(count: int, note: str = "") -> None:
@@ -102,7 +110,8 @@ def _lines(what: str, total: int, unit: str, done: int) -> Iterator[Update]:
             rate = (done - first) / seconds
             of_total = f" of {total:,}" if total else ""
             left = f"{(total - done) / rate:.0f} s left" if total and rate else ""
-            figures = filter(None, [f"{rate:,.0f}/s" if rate > 10 else f"{rate:.1f}/s", left, note])
+            speed = f"{rate:,.0f}/s" if rate > 10 else f"{rate:.1f}/s" if rate > 0.1 else ""
+            figures = filter(None, [speed, left, note])
             say(f"{what}: {done:,}{of_total} {unit}, {', '.join(figures)}")
 
     yield update

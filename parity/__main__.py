@@ -122,7 +122,14 @@ def own_pair(arguments: argparse.Namespace) -> int:
         files.write_text(arguments.json, found.json() + "\n")
     if arguments.figure:
         figures.save(found.drawn(), arguments.figure)
+    print_written(arguments)
     return 0 if found.passed else 1
+
+
+def print_written(arguments: argparse.Namespace) -> None:
+    """Say which files were written."""
+    for path in filter(None, (arguments.json, arguments.figure)):
+        print(f"wrote {path}")
 
 
 def call(where: str) -> Any:
@@ -137,7 +144,7 @@ def call(where: str) -> Any:
         raise
     except Exception as problem:
         what = " ".join(f"{type(problem).__name__}: {problem}".split())
-        at = traceback.extract_tb(problem.__traceback__)[-1]
+        at = [frame for frame in traceback.extract_tb(problem.__traceback__) if not frame.filename.startswith("<")][-1]
         todo = "name a function without arguments that can be imported from here and called"
         raise UserError(f"it fails: {what:.300}", where, f"{todo} ({at.filename}:{at.lineno})") from problem
 
@@ -191,6 +198,7 @@ def own_network(arguments: argparse.Namespace) -> int:
     caught = sum(fault["passed"] for fault in faults if fault["expected"])
     print(f"\n{len(checks)} comparisons, {caught} mistakes caught, {time.monotonic() - start:.0f} s")
     print("\n".join(failures) or "passed: the same network, trained the same way")
+    print_written(arguments)
     return 1 if failures else 0
 
 

@@ -91,13 +91,15 @@ def _drift(axes: Axes, tracks: dict[str, list[Result]], bound: float) -> None:
     """Draw how training drifts apart, step by step."""
     for precision, who, colour, style, label in (
         ("float64", "error", JAX, "o-", "float64: JAX against PyTorch, from step 0 on"),
-        ("float32", "error", JAX, "s:", "float32: JAX against float64, over every second four steps"),
+        ("float32", "error", JAX, "s:", "float32: JAX against float64, every other four steps alone"),
         ("float32", "pytorch", PYTORCH, "s:", "float32: PyTorch against float64, likewise"),
     ):
         steps, values = zip(*((point["step"], point[who]) for point in tracks[precision]), strict=True)
         axes.plot(steps, values, style, color=colour, markersize=3, linewidth=1, label=label)
     axes.axhline(bound, color=BOUND, linewidth=1, label="bound in float64")
-    axes.set_title("peaks: rounding to float32 put a ReLU or a maximum on another side", fontsize=8)
+    axes.set_title(
+        "training, step by step; peaks: rounding to float32 put a ReLU or a maximum on another side", fontsize=9
+    )
     axes.set(xlabel="step of training, dropout on", ylabel="largest error of\nparameters and momentum")
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.2))
 
@@ -124,5 +126,5 @@ def _errors(axes: Axes, checks: Sequence[Check]) -> None:
         axes.axvline(column, color="#dddddd", linewidth=0.8)
         axes.text(column + 0.5, 1.02, link, transform=axes.get_xaxis_transform(), ha="center", fontsize=9)
     top = max((c.error for c in checks if c.error < math.inf), default=1.0)
-    axes.set(xlim=(0, len(links)), xticks=[], ylim=(bottom / 100, 10 * max(top, *(c.bound for c in checks))))
+    axes.set(xlim=(-0.02, len(links) + 0.02), xticks=[], ylim=(bottom / 100, 10 * max(top, *(c.bound for c in checks))))
     axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left")

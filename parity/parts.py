@@ -2,7 +2,8 @@
 
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from typing import Any
 
 import jax
@@ -11,24 +12,54 @@ import torch
 from jaxcnn import cli, data, platform
 from jaxcnn.files import NamedArrays
 from jaxcnn.networks import Network, describe
+from jaxcnn.progress import progress
+from parity.bounds import Check
 from parity.twins import controls, speedrun_controls, training
 from parity.twins.pairs import pair_of
 
 MISTAKES: dict[str, Any] = {"tutorial": controls, "speedrun": speedrun_controls}  # by network
 PARTS = ("float64", "float32", "controls")
+SECONDS = 0.5  # between two looks at the progress
+
+made: Any  # the number of comparisons that all parts have made
 
 
 def run_parts(*given: Any) -> dict[str, Any]:
     """Run all parts side by side; give their checks, the controls and the device."""
-    with ProcessPoolExecutor(len(PARTS), multiprocessing.get_context("spawn"), cli.begin_worker) as pool:
+    context = multiprocessing.get_context("spawn")
+    count, shown = context.Value("i", 0), 0
+    with (
+        ProcessPoolExecutor(len(PARTS), context, begin, (count,)) as pool,
+        progress("comparing", 0, "comparisons") as update,
+    ):
         running = [pool.submit(part, name, *given) for name in PARTS]
         try:
+            while (ended := wait(running, SECONDS, FIRST_EXCEPTION)).not_done and all(
+                future.exception() is None for future in ended.done
+            ):
+                update(count.value - shown)
+                shown = count.value
             results = [future.result() for future in running]
         except BaseException:
             for process in multiprocessing.active_children():
                 process.kill()
             raise
     return {**results[-1], "checks": [check for result in results for check in result["checks"]]}
+
+
+def begin(count: Any) -> None:
+    """Set up the process of a part, which counts its comparisons."""
+    global made
+    made = count
+    cli.begin_worker()
+
+
+def counted(checks: Iterable[Check]) -> Iterator[Check]:
+    """Count comparisons as they are made."""
+    for check in checks:
+        with made.get_lock():
+            made.value += 1
+        yield check
 
 
 def part(
@@ -42,6 +73,6 @@ def part(
             of = MISTAKES[describe(network)["name"]]
             initial = training.initial(pair_of(of.NETWORK, controls.PRECISION))
             faults = controls.run(of.small_trial(data.load("digits")), of.NETWORK, of.CONTROLS)
-            return {"device": device, "checks": list(initial), "faults": faults}
+            return {"device": device, "checks": list(counted(initial)), "faults": faults}
         trial = training.trial_of(network, weights, data.load(*source), steps)
-        return {"device": device, "checks": list(training.checks(pair_of(network, name), trial))}
+        return {"device": device, "checks": list(counted(training.checks(pair_of(network, name), trial)))}

@@ -276,12 +276,13 @@ def main() -> None:
     print(table(sum(grown.values(), results)) + whole_table(wholes))
     print(f"\nfrom the command to the first step: {seconds['cold']:.1f} s cold, {seconds['warm']:.1f} s warm")
     if arguments.json:
+        drawn = {".png": draw(results)} | ({".scaling.png": draw_scaling(grown)} if grown else {})
         report = {"results": results, "whole_trainings": wholes, "scaling": grown}
         report |= {"command_to_first_step_s": seconds, "processor": kind, "versions": versions}
         files.write_text(arguments.json, json.dumps(report, indent=2) + "\n")
-        figures.save(draw(results), arguments.json.with_suffix(".png"))
-        if grown:
-            figures.save(draw_scaling(grown), arguments.json.with_suffix(".scaling.png"))
+        for suffix, figure in drawn.items():
+            figures.save(figure, arguments.json.with_suffix(suffix))
+        print(*(f"wrote {arguments.json.with_suffix(suffix)}" for suffix in (".json", *drawn)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from jaxcnn.run_directory import RunDirectory
 
 EXAMPLES = """examples:
   python scripts/compare_runs.py runs/cifar10 runs/speedrun-0 runs/speedrun-1 --figure accuracy.png
-  python scripts/compare_runs.py runs/*
+  python scripts/compare_runs.py runs/cifar10 runs/fast
 
 Runs that differ only in their seed share a line, with the accuracy after the last epoch that all of them have."""
 
@@ -125,7 +125,7 @@ def main() -> None:
         heading = {"cifar10": "CIFAR-10"}.get(dataset, dataset) + ": test accuracy by training compute"
         figure = figures.accuracy_by_compute([*groups.values()], PUBLISHED if dataset == "cifar10" else {}, heading)
         figures.save(figure, arguments.figure)
-        print(arguments.figure)
+        print(f"wrote {arguments.figure}")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def draw(directory: Path, dataset: data.Dataset, probabilities: np.ndarray, coun
     most_wrong = figures.most_wrong(subjects, f"{title}: most confidently wrong")
     for figure, path in (confusion, directory / "confusion.png"), (most_wrong, directory / "most_wrong.png"):
         figures.save(figure, path)
-        print(path)
+        print(f"wrote {path}")
 
 
 def write_predictions(path: Path, dataset: data.Dataset, probabilities: np.ndarray) -> None:

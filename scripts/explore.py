@@ -55,7 +55,7 @@ def main() -> None:
     name = Path(arguments.weights).resolve().name.encode("utf-8", "replace").decode()
     page = explorer.make_page(loaded, read, weights.names_of_classes(loaded, source[0]), f"Inside {name}")
     files.write_text(arguments.out, page)
-    print(f"{arguments.out}: {len(page.encode()) / 1e6:.1f} MB, open it in a browser")
+    print(f"wrote {arguments.out}: {len(page.encode()) / 1e6:.1f} MB, open it in a browser")
 
 
 if __name__ == "__main__":

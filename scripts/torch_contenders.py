@@ -23,13 +23,15 @@ def torch_runner(case: Case, kind: str) -> Run:
     order = torch.channels_last if kind == "torch-channels-last" else torch.contiguous_format
     x = torch.tensor(images).permute(0, 3, 1, 2).float().div(255).contiguous(memory_format=order)
     y = torch.tensor(labels).long()
-    network = CNN(*case.config.widths) if case.recipe == "tutorial" else Speedrun(*case.config.widths)
+    if case.recipe not in PROGRAMS:
+        raise KeyError(f"no PyTorch program for {case.recipe}: name one in PROGRAMS of scripts/torch_contenders.py")
+    kind_of_network, steps = PROGRAMS[case.recipe]
+    network = kind_of_network(*case.config.widths)
     network.to(memory_format=order)  # type: ignore[call-overload]  # torch's stubs want a dtype with it
     network.train(case.task == "training")
     forward = torch.compile(network) if kind == "torch-compile" else network
     taken: Iterator[Any]
     if case.task == "training":
-        steps = tutorial if case.recipe == "tutorial" else speedrun
         taken = steps(network, forward, x, y, case)
     elif case.task == "prediction":
         taken = (predict_in_torch(forward, image, order) for image in cycle(images))
@@ -113,3 +115,10 @@ def moved_and_mirrored(images: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         ]
 
     return take
+
+
+PROGRAMS: dict[str, tuple[type[nn.Module], Callable[..., Iterator[None]]]] = {  # by recipe: the network, its training
+    "tutorial": (CNN, tutorial),
+    "speedrun": (Speedrun, speedrun),
+    "speedrun-large": (Speedrun, speedrun),
+}

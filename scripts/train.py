@@ -150,7 +150,8 @@ def train(arguments: dict[str, Any], alone: bool) -> int:
     if sharding.is_first():
         last = history[-1]
         computed = f", {last['pflop']:.3g} PFLOP" if "pflop" in last else ""  # version 0.1 did not count
-        print(f"trained {len(history)} epochs: test accuracy {last['test_accuracy']:.2%}{computed}")
+        epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
+        print(f"trained {epochs}: test accuracy {last['test_accuracy']:.2%}{computed}")
         for what, path in {"run": run.path, "curves": run.curves, "weights": run.weights}.items():
             print(f"{what:8} {path}")
     return 0

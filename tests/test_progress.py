@@ -67,10 +67,18 @@ def test_narrow_terminal_has_a_bar_of_one_line_with_the_time_left_by_the_mean_ra
         shown = os.read(ours, 10_000).decode()
     os.close(ours)
     assert [line for line in shown.split("\r") if line.strip()] == [
-        " 33% 00:40 left, 10.0 images/s | reading"[:39],
-        " 50% 00:16 left, 18.2 images/s | reading"[:39],
+        " 33% 00:40 left, 10.00 images/s | reading"[:39],
+        " 50% 00:16 left, 18.18 images/s | reading"[:39],
     ]
     assert "\n" not in shown
+
+
+def test_terminal_without_a_size_has_a_bar_too(monkeypatch):
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as stream:
+        count(monkeypatch, stream, 10, 1)
+        assert "images/s" in os.read(ours, 10_000).decode()
+    os.close(ours)
 
 
 def test_notebook_has_its_bar_and_lines_without_ipywidgets(monkeypatch):

@@ -11,18 +11,18 @@ import numpy as np
 
 from jaxcnn.errors import UserError
 from jaxcnn.features import as_maps
-from jaxcnn.layers import scale_pixels
+from jaxcnn.layers import flatten, gelu, global_max_pool, max_pool, scale_pixels
 from jaxcnn.networks import Network, Variables, initial_variables
 from jaxcnn.networks.modules import BatchNorm, Conv, Dense, Dropout, Function, Normalise, Whiten
 
 Arrays = dict[str, np.ndarray]
-FUNCTIONS = {
-    "relu": "relu",
-    "gelu": "gelu",
-    "max_pool": "maxPool",
-    "global_max_pool": "globalMaxPool",
-    "flatten": "flatten",
-}  # the name of a `Function`'s function -> of one in arithmetic.js
+FUNCTIONS: dict[Callable[..., Any], str] = {  # of a `Function`: its name in arithmetic.js
+    nn.relu: "relu",
+    gelu: "gelu",
+    max_pool: "maxPool",
+    global_max_pool: "globalMaxPool",
+    flatten: "flatten",
+}
 
 
 class Layer(NamedTuple):
@@ -67,7 +67,7 @@ def layers_of(network: Network, variables: Variables) -> tuple[list[Layer], floa
     return layers, factor
 
 
-ADD_IT = "teach jaxcnn/explorer/graph.py and arithmetic.js what it computes"
+ADD_IT = "teach the page the layer, as CONTRIBUTING.md says"
 
 
 def _calls(network: Network) -> tuple[dict[str, _Call], np.ndarray]:
@@ -145,6 +145,6 @@ def _described(name: str, module: nn.Module, own: Arrays) -> tuple[str, Arrays, 
         case BatchNorm():
             scale = 1 / np.sqrt(own["var"].astype(np.float64) + module.epsilon)
             return "normalise", {"mean": own["mean"], "scale": scale, "bias": own["bias"]}, 0
-        case Function() if module.function.__name__ in FUNCTIONS:
-            return FUNCTIONS[module.function.__name__], {}, 0
+        case Function() if module.function in FUNCTIONS:
+            return FUNCTIONS[module.function], {}, 0
     raise UserError(f"{name} is of a kind that the page does not know", type(module).__name__, ADD_IT)

@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from jaxcnn import layers
@@ -55,7 +54,7 @@ class Speedrun(nn.Module):
                 setattr(self, f"norm{place}", BatchNorm(self.param_dtype))
                 setattr(self, f"act{place}", Function(layers.gelu))
             setattr(self, f"pool{group[0]}", Function(layers.max_pool))
-        self.pool7 = Function(global_max_pool)
+        self.pool7 = Function(layers.global_max_pool)
         self.head = Dense(self.classes, *types, use_bias=False, kernel_init=unit_deviation)
 
     def features(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n (h-1)//2 (w-1)//2 c"]:
@@ -82,14 +81,6 @@ class Speedrun(nn.Module):
         """Read the widths off a file: `shape(name, axes)` is the shape of an entry that has so many axes."""
         widths = [shape(f"conv{place}/kernel", 4)[-1] for place in (2, 4, 7)]
         return cls(*widths, shape("head/kernel", 2)[-1])
-
-
-def global_max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n c"]:
-    """Take the maximum of each channel. The gradient goes to the first, as PyTorch's; `x.max` divides it."""
-    rows = x.reshape(len(x), -1, x.shape[-1])
-    first = lax.argmax(rows, 1, jnp.int32)[:, None]
-    places = lax.broadcasted_iota(jnp.int32, rows.shape, 1)
-    return jnp.where(places == first, rows, jnp.zeros((), x.dtype)).sum(axis=1, dtype=x.dtype)
 
 
 def identities(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:

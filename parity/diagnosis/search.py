@@ -106,8 +106,8 @@ class Search:
             return Hit(cause, cause.change, cause.text) if tensor is not None and one.agrees(tensor) else None
         if one.array.dtype.kind != "f":
             return None
-        made, start = cause.change, cause.starts[0]
-        tensor = value(made(start))
+        made = cause.change
+        tensor = next((found for start in cause.starts if (found := value(made(start))) is not None), None)
         for entry in one.layouts(tuple(tensor.shape)) if tensor is not None else ():
 
             def function(x: float, entry: Entry = entry) -> np.ndarray | None:

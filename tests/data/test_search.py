@@ -283,6 +283,7 @@ def test_small_files_that_unfold_to_much_are_refused(forms, tmp_path, process):
 def test_damaged_files_are_refused_or_the_same(made, tmp_path_factory, form, changes):
     root = tmp_path_factory.mktemp("x")
     shutil.copytree(getattr(made, form), root / "copy")
+    assert len(data.find(root).read(True).train) == 5 * N  # undamaged
     file = max((path for path in root.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     file.write_bytes(damaged(file.read_bytes(), changes))
     try:

@@ -58,7 +58,7 @@ def test_runs_that_differ_in_their_seed_are_one_line(made, compared, tmp_path):
         "speedrun, epochs 2 2 2 0.02 75.00% 70.00% to 80.00%",
         "tutorial 1 3 of 20 0.03 90.00%",
         "speedrun, epochs 2, batch size 500 1 1 of 2 0.01 40.00%",
-        str(tmp_path / "a.svg"),
+        f"wrote {tmp_path / 'a.svg'}",
     ]
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
@@ -98,7 +98,7 @@ def test_a_run_of_version_0_1_is_counted(compared):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda run: (run / "config.json").unlink(), ["config.json", "is this a run directory?"]),
+        (lambda run: (run / "config.json").unlink(), ["no config.json in it", "name a run directory"]),
         (lambda run: (run / "metrics.jsonl").unlink(), ["no epoch has ended", "--resume --out"]),
         (
             lambda run: (run / "metrics.jsonl").write_text('{"epoch": 2, "step": 9, "test_accuracy": 1}\n'),

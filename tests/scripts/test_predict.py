@@ -45,7 +45,7 @@ def test_pictures_and_ids_in_columns_and_as_json(script, folder):
     result = script("predict", "w.safetensors", *words, "--top", 2, "--json", "all.json")
     assert result.returncode == 2
     errors = result.stderr.splitlines()
-    starts = ["not a picture: photos/bad.jpg; ", "neither an id nor a file: absent.png; ", "no pictures in this folder"]
+    starts = ["not a picture: photos/bad.jpg; ", "no such file or folder: absent.png; ", "no pictures in this folder"]
     assert [line.startswith(f"error: {start}") for line, start in zip(errors, starts, strict=True)] == [True] * 3
     lines = result.stdout.splitlines()
     names = [*(f"photos/{i}.PNG" for i in range(7)), "train_00007"]

@@ -13,7 +13,7 @@ def test_train_then_evaluate(script, tmp_path):
     for word in ("cpu", "float32 (TF32 off)", "4,210,090", "runs/digits/curves.png", "runs/digits/weights.safetensors"):
         assert word in trained.stdout
     # 1,442 images, three times the 29.1 MFLOP of the two convolutions and two dense layers
-    assert f"trained 1 epochs: test accuracy {accuracy}%, 0.000126 PFLOP" in trained.stdout
+    assert f"trained 1 epoch: test accuracy {accuracy}%, 0.000126 PFLOP" in trained.stdout
 
     again = script("train", "--dataset", "digits", "--resume")
     assert again.returncode == 0

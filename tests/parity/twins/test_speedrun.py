@@ -13,8 +13,8 @@ import torch
 import parity
 import parity.__main__ as main
 from jaxcnn import UserError, data
+from jaxcnn.layers import global_max_pool
 from jaxcnn.networks import describe, widths
-from jaxcnn.networks.speedrun import global_max_pool
 from jaxcnn.optimizers import linear
 from parity import parts
 from parity.twins import controls, speedrun, speedrun_controls, training
