@@ -85,12 +85,13 @@ def curves(metrics: Sequence[Mapping[str, float]], title: str) -> Figure:
             values = [scale * line[f"{split}_{quantity}"] for line in metrics]
             axes.plot(epochs, values, color=colour, marker=mark, markersize=3 if len(epochs) < 50 else 0, label=name)
         axes.axvline(best["epoch"], color=QUIET, linewidth=0.8, linestyle=":")
-        axes.plot(best["epoch"], scale * best[f"test_{quantity}"], "*", color=TEST, markersize=11, label=label)
+        if quantity == "accuracy":
+            axes.plot(best["epoch"], scale * best["test_accuracy"], "*", color=TEST, markersize=11, label=label)
         axes.set(xlim=(0.5, epochs[-1] + 0.5), xlabel="epoch", ylabel=unit)
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(framealpha=1, edgecolor="none", fontsize=8)  # the line of the best epoch ends at it
     figure.suptitle(title)
     return figure
 

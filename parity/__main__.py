@@ -49,7 +49,7 @@ def parser() -> cli.ArgumentParser:
     parser.prog = cli.as_called("python -m parity")
     parser.add_argument("weights", nargs="?", metavar="WEIGHTS", help="weights in any form (default: random ones)")
     parser.add_argument("--recipe", choices=DEFAULTS,
-        help="whose network has random weights (default tutorial; speedrun-large is speedrun, wider)")  # fmt: skip
+        help="without WEIGHTS: whose network to compare, with random weights (default tutorial)")  # fmt: skip
     cli.add_entry(parser)
     cli.add_data_dir(parser)
     pair = parser.add_argument_group("a pair of your own")

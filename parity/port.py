@@ -32,7 +32,7 @@ class Port:
     kwargs: Mapping[str, Any]
     flags: tuple[str, ...] = field(init=False)  # of its call, that we set
     settings: tuple[str, ...] = ()  # fields of the module, that we set
-    no_flags = "nothing chooses it"
+    no_flags = "it has no argument for training"
     framework = "nn"  # what its layers are called by
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ def parser() -> cli.ArgumentParser:
     add = parser.add_argument
     cli.add_weights(parser)
     add("pictures", metavar="PICTURE", nargs="+", help="a file, a folder, a pattern such as 'photos/*.jpg', "
-        "an image's id such as test_00042, or - for a list of these on standard input, one a line")  # fmt: skip
+        "an image's id such as test_00042, or - to read such names from standard input, one on each line")  # fmt: skip
     add("--top", type=cli.positive_int, default=3, metavar="N", help="print the N most likely classes (default 3)")
     add("--json", type=at_home, metavar="FILE", help="write the probabilities of all classes as JSON too")
     return parser
@@ -55,7 +55,7 @@ def named(words: Sequence[str]) -> list[str]:
     given = (line for word in words for line in (listed() if word == "-" else [word]))
     if names := list(dict.fromkeys(name for word in given for name in expanded(word))):
         return names
-    raise UserError("no pictures", "standard input", "name some, one a line")
+    raise UserError("no pictures", "standard input", "name some, one on each line")
 
 
 def listed() -> list[str]:

@@ -58,7 +58,9 @@ def blocks(path):
     return re.findall(r"```python\n(.*?)```", path.read_text(), re.S)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "docs/ports.md", "docs/porting.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/tutorial.md", "docs/files.md", "docs/ports.md", "docs/porting.md"]
+)
 def test_python_blocks_run(document, config, dataset, tmp_path):
     """All of a document's blocks, one after another, in a process of their own, beside a small run if they read it."""
     code = "\n".join(blocks(ROOT / document))
@@ -67,9 +69,8 @@ def test_python_blocks_run(document, config, dataset, tmp_path):
         run_fit(config, dataset, tmp_path / "runs/digits")
     # Many small operations, each compiled: 22 s of processor time for 32. The tutorial trains, and computes slower.
     environment = users_environment() | ({"XLA_FLAGS": os.environ["XLA_FLAGS"]} if "porting" in document else {})
-    images = "from jaxcnn import data\nimages = data.load('digits').test.images\n"
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", images + code], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300,
         env={**environment, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

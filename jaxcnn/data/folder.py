@@ -195,7 +195,7 @@ def _say_duplicates(train: Split, test: Split) -> None:
     rows = {mark: i for i, mark in enumerate(trained)}
     twins = [(i, rows[mark]) for i, mark in enumerate(tested) if mark in rows]
     if twins:
-        what = "test pictures are training pictures, too, and the test accuracy is too good by them"
+        what = "test pictures are training pictures, too, so the test accuracy is too high"
         others = sum(int(test.labels[i] != train.labels[j]) for i, j in twins)
         what += f" ({others:,} are of another class there)" if others else ""
         pairs = _some(f"{test.files[i]} is {train.files[j]}" for i, j in twins)

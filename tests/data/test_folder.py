@@ -206,7 +206,7 @@ def test_test_pictures_that_are_training_pictures_are_named(root, fill, capsys):
     pixels.save(root / "test/a/0.bmp")
     assert len(data.load("folder", root).test) == 5
     assert capsys.readouterr().err == (
-        "warning: 2 of 5 test pictures are training pictures, too, and the test accuracy is too good by them "
+        "warning: 2 of 5 test pictures are training pictures, too, so the test accuracy is too high "
         "(2 are of another class there): "
         "test/a/0.bmp is train/b/1.png, test/b/1.png is train/a/0.png\n"
     )

@@ -13,6 +13,7 @@ from flax import nnx
 import parity
 from jaxcnn import UserError
 from parity import Entry
+from parity.checking import one_thread
 from tests.parity.pairs import EXAMPLES, SOME
 from tests.parity.small import (  # noqa: F401
     IMAGES,
@@ -288,3 +289,13 @@ def test_weights_that_the_user_put_into_an_nnx_module():
         getattr(module, name).bias.set_value(jnp.asarray(arrays["bias"]))
     for variables in (module, nnx.state(module)):
         assert tiny(module, variables=variables, train=False).passed
+
+
+def test_pytorch_computes_in_one_thread_and_then_in_as_many_as_before(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    with pytest.raises(KeyError), one_thread():
+        assert seen == [1]
+        raise KeyError
+    assert seen == [1, 7]

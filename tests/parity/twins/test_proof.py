@@ -12,8 +12,10 @@ import torch
 
 import parity.__main__ as main
 from jaxcnn import data
+from jaxcnn.config import DEFAULTS
 from jaxcnn.networks import initial_variables
 from jaxcnn.networks.tutorial import CNN
+from jaxcnn.recipe import recipe_for
 from parity import bounds, parts, report
 from parity.bounds import Check
 from parity.kinks import decisions, other_decisions
@@ -227,3 +229,13 @@ def test_few_images_are_all_that_is_compared(dataset):
     few = dataclasses.replace(dataset, train=data.Split("train", dataset.train.images[:6], dataset.train.labels[:6]))
     found = [trial_of(CNN(4, 12), {}, some, 20) for some in (dataset, few)]
     assert [(trial.images, trial.subset, trial.steps) for trial in found] == [(8, 70, 20), (6, 6, 20)]
+
+
+@pytest.mark.parametrize("name", ["tutorial", "speedrun"])
+def test_images_of_the_proof_have_no_flat_parts(dataset, name):
+    flat = dataclasses.replace(
+        dataset, train=dataclasses.replace(dataset.train, images=np.full_like(dataset.train.images, 90))
+    )
+    network = recipe_for(DEFAULTS[name]["digits"]).network
+    images = trial_of(network, {}, flat, None).data.train.images
+    assert (np.diff(images.astype(int), axis=1) != 0).mean() > 0.9
