@@ -1,12 +1,13 @@
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from jaxcnn.networks.tutorial import CNN
 from parity.bounds import EPSILON, Check, error, float32_floor, judge
 from parity.links import Condition, compare, condition_of
+from parity.twins.pairs import pair_of
 
 PLACE = {"precision": "float64", "link": "gradients", "tensor": "fc4.weight"}
 
@@ -67,9 +68,10 @@ def test_a_loss_magnifies_an_error_of_large_logits(size, times):
 @pytest.mark.parametrize(("link", "times"), [("activations", 1), ("outputs", 1), ("gradients", 10), ("step", 10)])
 def test_the_floor_follows_the_loss_and_is_doubled_on_the_way_back(link, times):
     weights, truth = {"w": np.ones((3, 4))}, {"w": np.ones(2), "loss": np.ones(())}
-    checks = compare(SimpleNamespace(precision="float32"), weights, link, truth, [truth, truth], Condition(3, 5))
+    checks = compare(pair_of(CNN(4, 16), "float32"), weights, link, truth, [truth, truth], Condition(3, 5))
     floor = float32_floor(weights)
-    assert {check.tensor: check.bound for check in checks} == {"w": times * floor, "loss": 3 * floor}
+    bounds = {check.tensor: check.bound for check in checks}
+    assert bounds == pytest.approx({"w": times * floor, "loss": 3 * floor})
 
 
 def test_a_failure_names_the_worst_place_and_both_values():
