@@ -210,13 +210,13 @@ def test_curves_mark_the_best_epoch():
     ]
     loss, percent = figures.curves(json.loads(json.dumps(lines)), "digits").axes
     for axes, split in ((loss, "loss"), (percent, "accuracy")):
-        training, test, mark, star = axes.lines
+        training, test, mark, *star = axes.lines
         scale = 100 if split == "accuracy" else 1
         np.testing.assert_allclose(training.get_ydata(), [scale * line[f"train_{split}"] for line in lines])
         np.testing.assert_allclose(test.get_ydata(), [scale * line[f"test_{split}"] for line in lines])
         assert list(mark.get_xdata()) == [2, 2]
-        assert (star.get_xdata()[0], star.get_ydata()[0]) == (2, test.get_ydata()[1])
-        assert star.get_label() == "best: 75.00 %, epoch 2"
+        assert [(*s.get_xdata(), *s.get_ydata()) for s in star] == ([(2, 75)] if split == "accuracy" else [])
+    assert star[0].get_label() == "best: 75.00 %, epoch 2"
 
 
 def test_confusion():

@@ -96,7 +96,7 @@ def _other_order(data: Dataset) -> str:
         )
     if not other:
         return ""
-    text = f"the order of the {' and '.join(other)} images differs from the original's, and so do their ids"
+    text = f"the order of the {' and '.join(other)} images is not the original's, and neither are their ids"
     if "training" not in other:
         return text
     horse = _horse(data.train)
