@@ -62,6 +62,11 @@ def test_every_layer_is_jax_s_and_so_are_the_probabilities(weights, written):
     np.testing.assert_allclose([one[1] for one in found], weights.predict(IMAGES), atol=1e-5)
 
 
+def test_softmax_of_logits_whose_powers_no_number_holds():
+    found = evaluate("softmax(input.logits)", logits=[1000, 999, 0])
+    np.testing.assert_allclose(found, [1 / (1 + np.exp(-1)), 1 / (1 + np.e), 0], rtol=1e-12)
+
+
 def test_an_explanation_s_products_and_bias_sum_to_the_number(written):
     """At corners, where padding is, and inside."""
     expression = """network.layers.flatMap((layer) => {

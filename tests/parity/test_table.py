@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from jaxcnn import files
 from parity import Entry, Table
+from parity.table import folded
 from parity.twins.tables import TABLES
 from parity.twins.tutorial import CNN
 from tests.parity.conftest import DTYPES, TutorialModel, small_weights
@@ -272,3 +273,14 @@ def test_any_table_is_its_own_inverse_bit_for_bit(data, dtype, seed):
     assert table.carry_shapes({n: a.shape for n, a in state.items()}, "flax") == {
         n.partition("/")[2]: a.shape for n, a in files.flat_names(flax).items()
     }
+
+
+def test_two_entries_or_more_that_count_are_written_as_one():
+    names = [("0.weight", "Dense_0/kernel"), ("1.weight", "Dense_1/kernel"), ("head.weight", "head/kernel")]
+    entries = tuple(Entry(*both, "o i -> i o") for both in names)
+    one = Entry("{0..1}.weight", "Dense_{0..1}/kernel", "o i -> i o")
+    assert folded(entries) == [one, entries[2]]
+    assert folded(entries[1:]) == [*entries[1:]]
+    nested = [Entry(f"{i}.a{j}.b{k}.w", f"x_{i}/y_{j}/z_{k}/w", "a -> a")
+              for i in range(2) for j in range(3) for k in range(2)]  # fmt: skip
+    assert folded(tuple(nested)) == [Entry("{0..1}.a{0..2}.b{0..1}.w", "x_{0..1}/y_{0..2}/z_{0..1}/w", "a -> a")]
