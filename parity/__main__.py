@@ -27,9 +27,9 @@ from parity.files import require_torch
 from parity.twins.tables import table_of
 
 EPILOG = """examples:
-  python -m parity                                random weights, the embedded digits; about two minutes
+  python -m parity                                random weights, the embedded digits; one to two minutes
   python -m parity runs/cifar10 --data-dir ~/tensorflow_datasets --json parity.json --figure parity.png
-  python -m parity --recipe speedrun              the second network; about five minutes
+  python -m parity --recipe speedrun              the second network; about four minutes
   python -m parity --torch mymodels.resnet:build --flax myports.resnet:build --input 2,3,32,32
 
 Without --torch and --flax it compares our own network: that of WEIGHTS, or of --recipe. With them, a pair of yours:
