@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # a user has it not, and it would hide what comes late
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -17,8 +18,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what one process compiled, 
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-# An addition compiles in 12 ms of processor time for 32. A user's process, `script`, has neither of the flags.
-if "xla_cpu_use_fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
+# An addition compiles in 12 ms of processor time for 32. A user's process, `script`, has neither of the flags, and XLA
+# ends a process that names one which it does not know.
+if version("jaxlib").startswith("0.10.") and "xla_cpu_use_fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 
