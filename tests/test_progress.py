@@ -26,13 +26,13 @@ class Terminal(io.StringIO):
         return True
 
 
-def count(monkeypatch, stream, *seconds: float, what: str = "reading x") -> None:
+def count(monkeypatch, stream, *seconds: float, what: str = "reading x", total: int = 600) -> None:
     """Steps of 100 images, each so many seconds long."""
-    clock = [0.0]
+    clock = [1000.0]
     monkeypatch.setattr(sys, "stderr", stream)
     for place in (module.time, "monotonic"), (tqdm.std, "time"):
         monkeypatch.setattr(*place, lambda: clock[0])
-    with module.progress(what, 600, "images", done=100) as update:
+    with module.progress(what, total, "images", done=100) as update:
         for each in seconds:
             clock[0] += each
             update(100, "loss 1")
@@ -51,6 +51,15 @@ LINES = [
 
 def test_log_has_a_line_each_ten_seconds(monkeypatch):
     assert lines(monkeypatch, io.StringIO()) == LINES
+
+
+def test_a_slow_job_has_no_rate_and_one_without_a_known_end_no_time_left(monkeypatch):
+    count(monkeypatch, slow := io.StringIO(), 2000)
+    assert slow.getvalue() == "reading x: 200 of 600 images, 8000 s left, loss 1\n"
+    count(monkeypatch, endless := io.StringIO(), 10, total=0)
+    assert endless.getvalue() == "reading x: 200 images, 10.0/s, loss 1\n"
+    count(monkeypatch, bar := Terminal(), 10, total=0)
+    assert bar.getvalue().split("\r")[1].strip() == "10.00 images/s | reading x 200, loss 1"
 
 
 @pytest.mark.parametrize(("name", "value"), [("CI", "true"), ("TERM", "dumb")])
