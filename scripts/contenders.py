@@ -46,8 +46,10 @@ def runner(contender: str, case: Case) -> Run:
     if contender in KERNELS:
         return kernel_runner(contender)
     if contender.startswith("torch"):
+        import torch
         from torch_contenders import torch_runner
 
+        torch.set_flush_denormal(True)  # as XLA does: training on noise ends in subnormal numbers, five times as slow
         return torch_runner(case, contender)
     from jax_contenders import flax_runner, jax_runner
 

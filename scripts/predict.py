@@ -68,7 +68,7 @@ def listed() -> list[str]:
 def expanded(word: str) -> Sequence[str]:
     """List the picture files in a folder, at any depth, or of a pattern, sorted; of anything else, itself."""
     path, found = at_home(word), list[str]()
-    with suppress(OSError):  # what cannot be looked up cannot be read either, and reading says why
+    with suppress(OSError, ValueError):  # what cannot be looked up cannot be read either, and reading says why
         if path.is_dir():
             found = [str(file) for file in path.rglob("*") if pictures.is_picture(file)]
         elif not path.exists() and path.parts:

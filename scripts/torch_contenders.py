@@ -17,7 +17,6 @@ from parity.twins.tutorial import CNN
 
 def torch_runner(case: Case, kind: str) -> Run:
     """Return a run of the recipe's loop in PyTorch."""
-    torch.set_flush_denormal(True)  # as XLA does: training on noise ends in subnormal numbers, five times as slow
     torch.manual_seed(0)
     images, labels = fixed_data(case.batch_size)
     order = torch.channels_last if kind == "torch-channels-last" else torch.contiguous_format
