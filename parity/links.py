@@ -62,7 +62,8 @@ def condition_of(loss: Callable[[torch.Tensor], torch.Tensor], outputs: np.ndarr
 
     plain = taken(np.zeros(outputs.shape))
     moved = [taken(rng.choice([-SMALL, SMALL], outputs.shape)) for _ in range(8)]
-    return Condition(*(max(1.0, *(error(other[i], plain[i]) / SMALL for other in moved)) for i in (0, 1)))
+    times = (max(1.0, *(error(other[i], plain[i]) / SMALL for other in moved)) for i in (0, 1))
+    return Condition(*(each if math.isfinite(each) else 1.0 for each in times))  # a loss of 0 or NaN excuses nothing
 
 
 def compare(

@@ -64,6 +64,8 @@ def test_a_loss_magnifies_an_error_of_large_logits(size, times):
     # Where p is almost 1, the loss is 1 - p, and so is its largest derivative; d(1 - p) = -(1 - p) d logit.
     assert found == pytest.approx((times, times), rel=0.02)
     assert condition_of(lambda outputs: (outputs**2).sum(), np.array([[3.0]])) == pytest.approx((2, 1), rel=0.001)
+    for nothing in 0.0, np.nan:
+        assert condition_of(lambda outputs, x=nothing: (outputs * x).sum(), logits) == (1, 1)
 
 
 @pytest.mark.parametrize("link", ["activations", "outputs", "gradients", "step"])
