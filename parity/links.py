@@ -93,6 +93,8 @@ def one_pass(pair: Pair, case: Case, compiled: bool = True) -> Generator[Check, 
         return compare(pair, case.weights, link, ours, others, condition, case=case.name)
 
     def magnified(truth: Pass) -> Condition:
+        if pair.precision == "float64":  # whose bound is fixed
+            return PLAIN
         _, labels, real = torch_batch(pair, same, torch.float64)
         return condition_of(lambda outputs: pair.torch_loss(outputs, labels, real), truth.outputs[pair.output])
 

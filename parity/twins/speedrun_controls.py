@@ -25,7 +25,8 @@ NETWORK = Speedrun(4, 6, 8, 10)
 
 def small_trial(data: Dataset) -> training.Trial:
     """Choose the training that the mistakes are made in."""
-    weights = drawn(NETWORK, training.grained(data).train.images)
+    data = training.grained(data)
+    weights = drawn(NETWORK, data.train.images)
     sizes = {"images": 4, "subset": 12, "steps": 3, "evaluated": 40}
     return training.speedrun_trial(
         weights, data, **sizes, cases=("random", "training", "ties"), compiled=False, eager=True

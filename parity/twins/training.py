@@ -91,20 +91,15 @@ def speedrun_trial(weights: NamedArrays, data: Dataset, **chosen: Any) -> Trial:
     """
     usual = {"cases": ("random", "images", "training", "augmented", "zeros", "flat", "ties")}
     sizes = {"subset": 60, "steps": 50, "rate": 0.17, "momentum": 0.6, "stretch": 2}
-    return Trial(weights, grained(data), **{**usual, **sizes, **chosen})
+    return Trial(weights, data, **{**usual, **sizes, **chosen})
 
 
-def tutorial_trial(weights: NamedArrays, data: Dataset, **chosen: Any) -> Trial:
-    """Choose what is compared for the tutorial's network."""
-    return Trial(weights, grained(data), **chosen)
-
-
-TRIALS: dict[str, Callable[..., Trial]] = {"tutorial": tutorial_trial, "speedrun": speedrun_trial}
+TRIALS: dict[str, Callable[..., Trial]] = {"tutorial": Trial, "speedrun": speedrun_trial}
 
 
 def trial_of(network: Network, weights: NamedArrays, data: Dataset, steps: int | None) -> Trial:
     """Choose what is compared for a network, and the number of training steps if it is not the usual one."""
-    trial = TRIALS[describe(network)["name"]](weights, data, **{} if steps is None else {"steps": steps})
+    trial = TRIALS[describe(network)["name"]](weights, grained(data), **{} if steps is None else {"steps": steps})
     most = len(data.train)  # a folder of your own pictures may have few
     return replace(trial, images=min(trial.images, most), subset=min(trial.subset, most))
 
@@ -208,8 +203,8 @@ def trajectory(pair: TrainedPair, trial: Trial) -> Iterator[Check]:
             links.torch_training(pair, before, batches, dtype, pair.options(trial, start))
             for before, dtype in zip(theirs, pair.dtypes, strict=True)
         ]
-        ours, place = links.flax_snapshot(pair, state), {"step": end, "bound": TRAJECTORY_BOUND}
-        stretches.append([*links.compare(pair, trial.weights, "trajectory", ours, theirs, links.PLAIN, **place)])
+        ours, place = links.flax_snapshot(pair, state), (pair, trial.weights, "trajectory")
+        stretches.append([*links.compare(*place, ours, theirs, step=end, bound=TRAJECTORY_BOUND)])
     worst = []
     for tensor in zip(*stretches, strict=True):
         points = tuple((check.step or 0, min(check.error, LARGEST), check.pytorch or 0.0) for check in tensor)
