@@ -68,13 +68,23 @@ def test_terminal_that_takes_no_control_characters_has_those_lines(monkeypatch, 
     assert lines(monkeypatch, Terminal()) == LINES
 
 
-def test_narrow_terminal_has_a_bar_of_one_line_with_the_time_left_by_the_mean_rate(monkeypatch):
+def seen_on_terminal(monkeypatch, rows: int, columns: int, what: str) -> str:
+    """What a terminal of that size shows of two steps of 10 and of 1 seconds."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     with os.fdopen(theirs, "w") as stream:
-        count(monkeypatch, stream, 10, 1, what="reading " + 40 * "x")
-        shown = os.read(ours, 10_000).decode()
+        count(monkeypatch, stream, 10, 1, what=what)
+        stream.write(end := "<end>")
+        stream.flush()
+        seen = ""
+        while not seen.endswith(end):  # what was written in pieces may arrive in pieces
+            seen += os.read(ours, 10_000).decode()
     os.close(ours)
+    return seen.removesuffix(end)
+
+
+def test_narrow_terminal_has_a_bar_of_one_line_with_the_time_left_by_the_mean_rate(monkeypatch):
+    shown = seen_on_terminal(monkeypatch, 24, 40, "reading " + 40 * "x")
     assert [line for line in shown.split("\r") if line.strip()] == [
         " 33% 00:40 left, 10.00 images/s | reading"[:39],
         " 50% 00:16 left, 18.18 images/s | reading"[:39],
@@ -83,11 +93,7 @@ def test_narrow_terminal_has_a_bar_of_one_line_with_the_time_left_by_the_mean_ra
 
 
 def test_terminal_without_a_size_has_a_bar_too(monkeypatch):
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as stream:
-        count(monkeypatch, stream, 10, 1)
-        assert "images/s" in os.read(ours, 10_000).decode()
-    os.close(ours)
+    assert "images/s" in seen_on_terminal(monkeypatch, 0, 0, "reading x")
 
 
 def test_notebook_has_its_bar_and_lines_without_ipywidgets(monkeypatch):
