@@ -4,9 +4,13 @@ import dataclasses
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from jaxcnn import files
 from jaxcnn.config import DEFAULTS, WIDTHS, Config, read_config, to_json
 from jaxcnn.errors import UserError
+from jaxcnn.run_directory import RunDirectory
 
 
 @pytest.mark.parametrize(
@@ -48,3 +52,17 @@ def test_every_default_is_right_and_comes_back(tmp_path):
 
 def test_zero_is_a_seed_and_a_rate():
     assert Config(seed=0, learning_rate=0.0, momentum=0.0).seed == 0
+
+
+@given(text=st.text() | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["dataset", "epochs", "seed", "x"]), inner),
+).map(lambda value: json.dumps(value)))  # fmt: skip
+def test_any_configuration_and_metrics_are_read_or_refused_in_one_line(tmp_path_factory, text):
+    run = RunDirectory(tmp_path_factory.mktemp("fuzz"))
+    run.config.write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(UserError) as refused:
+        read_config(run.config)
+    assert "\n" not in str(refused.value)
+    for line in files.read_json_lines(run.config):
+        assert all(isinstance(value, int | float) for value in line.values())

@@ -20,7 +20,6 @@ from jaxcnn import checkpoints, files, fit, train
 from jaxcnn.config import read_config
 from jaxcnn.errors import UserError
 from jaxcnn.recipe import recipe_for
-from jaxcnn.run_directory import RunDirectory
 from tests.conftest import ROOT, assert_trees_equal
 from tests.test_fit import final_state, run_fit, without_time
 
@@ -293,17 +292,3 @@ def test_two_thousand_epochs_in_flat_memory_and_without_a_handle_left_open(tmp_p
     print(medians, np.unique(handles))
     assert len(np.unique(handles)) == 1
     assert medians[-1] - medians[0] < 10 * 1600
-
-
-@given(text=st.text() | st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["dataset", "epochs", "seed", "x"]), inner),
-).map(lambda value: __import__("json").dumps(value)))  # fmt: skip
-def test_any_configuration_and_metrics_are_read_or_refused_in_one_line(tmp_path_factory, text):
-    run = RunDirectory(tmp_path_factory.mktemp("fuzz"))
-    run.config.write_text(text, encoding="utf-8", errors="surrogatepass")
-    with pytest.raises(UserError) as refused:
-        read_config(run.config)
-    assert "\n" not in str(refused.value)
-    for line in files.read_json_lines(run.config):
-        assert all(isinstance(value, int | float) for value in line.values())

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxcnn import data
 from jaxcnn.data import download, identity, official
@@ -230,3 +231,27 @@ def process():
     for child in running:
         child.kill()
         child.communicate()
+
+
+def picture(seed: int, width: int = 9, height: int = 7) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder of one's own pictures."""
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def fill(root: Path):
+    """Write pictures of their own colours to `root/PATH/0.png`, ..., `count` to each path."""
+    seeds = iter(range(10_000))
+
+    def write(*paths, count=5):
+        for path in paths:
+            (root / path).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                picture(next(seeds)).save(root / path / f"{i}.png")
+
+    return write

@@ -98,6 +98,9 @@ class FlaxTiny(nn.Module):
         return self.two(nn.tanh(self.one(x)))
 
 
+TINY = Table((
+    Entry("{one,two}.weight", "{one,two}/kernel", "o i -> i o"), Entry("{one,two}.bias", "{one,two}/bias", "o -> o"),
+))  # fmt: skip
 VECTORS = floats(6, 4)
 
 
