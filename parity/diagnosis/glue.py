@@ -183,7 +183,8 @@ def turned(op: Op, place: Place) -> Causes:
 def reshaped(op: Op, place: Place) -> Causes:
     """Give the mistakes of a change of shape: axes that become one, or one that becomes several, in another order."""
     before, after = op.input.shape, op.outputs[0].shape
-    code = "attention-heads" if place.attention else "flatten-order"
+    pairs = any(other.kind == "view_as_complex" and op.key in other.sources for other in place.ops.values())
+    code = "rotary" if pairs else "attention-heads" if place.attention else "flatten-order"
     start = next(
         (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
     )

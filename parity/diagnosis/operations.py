@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from parity.diagnosis import attention, functions, geometry, glue, rotary
+from parity.diagnosis import attention, functions, geometry, glue
 from parity.diagnosis.cause import Cause, Causes, Place, as_torch, edited
 from parity.diagnosis.functions import FUNCTIONS
 from parity.diagnosis.glue import NEAREST
@@ -31,7 +31,6 @@ BY_KIND: dict[str, Callable[[Op, Place], Causes]] = {
     "_scaled_dot_product_flash_attention_for_cpu": attention.fused,
     **dict.fromkeys(("where", "masked_fill"), attention.masked),
     **dict.fromkeys(("tril", "triu"), attention.triangle),
-    "view_as_complex": rotary.complex_rotary,
     "add": glue.addition,
     **dict.fromkeys(("mul", "div"), glue.product),
     **dict.fromkeys(("sub", "rsub"), glue.difference),
@@ -205,7 +204,8 @@ def missing(name: str, tape: Tape) -> Causes:
 def heads_of_views(ops: dict[Any, Op]) -> Iterator[Cause]:
     """Give another number of heads, or heads last, where all are split by hand."""
     splits = dict[tuple[int, int], list[Op]]()
-    for op in ops.values():
+    pairs = {source for op in ops.values() if op.kind == "view_as_complex" for source in op.sources}
+    for op in (op for key, op in ops.items() if key not in pairs):
         if op.kind in ("view", "_unsafe_view") and op.outputs[0].ndim == op.input.ndim + 1 and op.input.ndim > 2:
             *lead, heads, width = op.outputs[0].shape
             if lead == [*op.input.shape[:-1]]:
@@ -220,7 +220,8 @@ def heads_of_views(ops: dict[Any, Op]) -> Iterator[Cause]:
             text = f"Flax has {count} heads, PyTorch {heads}"
             yield Cause("attention-heads", text, f"num_heads={heads}", Change(ops=edits))
             yield Cause("attention-heads", text, f"num_heads={heads}", Change(ops={**edits, **scaled}))
-        turn = lambda now, size=(width, heads): now.input.unflatten(-1, size).transpose(-1, -2).clone()  # noqa: E731
+        # In memory as PyTorch's, else the operations that follow are others.
+        turn = lambda now, size=(width, heads): now.input.unflatten(-1, size).transpose(-1, -2).contiguous()  # noqa: E731
         edits = {op.key: turn for op in some}
         text = "Flax splits the last axis into (features, heads), PyTorch into (heads, features)"
         yield Cause("attention-heads", text, f"reshape(..., {heads}, {width})", Change(ops=edits))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from parity.diagnosis.cause import Cause, Causes, Place, skipped
+from parity.diagnosis.cause import Cause, Causes
 from parity.diagnosis.tape import Change, Op
 
 
@@ -18,25 +18,31 @@ class Rotation(NamedTuple):
     neighbours: bool  # features 2i and 2i + 1 are a pair, not i and i + d / 2
 
 
-def rotary(ops: Mapping[Any, Op], place: Place) -> Causes:
+def rotary(ops: Mapping[Any, Op]) -> Causes:
     """Give the mistakes of rotary positions: the other pairing of features, the other direction, none."""
-    found = {key: turn for key, op in ops.items() if (turn := _summed(op, ops) or _joined(op, ops))}
+    found = {key: turn for key, op in ops.items() if (turn := _rotation(op, ops))}
     if not found:
         return
     own = next(iter(found.values())).neighbours
     names = "features 2i and 2i + 1", "features i and i + d / 2"
-    repair = f"pair {names[not own]}"
-    kinds = [(f"Flax pairs {names[own]}, PyTorch {names[not own]}", _turned(not own, not own)),
-             (f"Flax pairs {names[own]} and puts them apart, PyTorch {names[not own]}", _turned(not own, own)),
-             ("Flax turns the other way", _turned(own, own, -1.0)),
-             ("Flax does not rotate, PyTorch does", lambda turn: turn.x.clone())]  # fmt: skip
-    for text, function in kinds:
+    pair, turned = f"pair {names[not own]}", "turn a pair (a, b) to (a * cos - b * sin, b * cos + a * sin)"
+    kinds = [(f"Flax pairs {names[own]}, PyTorch {names[not own]}", pair, _turned(not own, not own)),
+             (f"Flax pairs {names[own]} and puts them apart, PyTorch {names[not own]}", pair, _turned(not own, own)),
+             ("Flax turns the other way", turned, _turned(own, own, -1.0)),
+             ("Flax does not rotate, PyTorch does", "rotate queries and keys", lambda turn: turn.x.clone()),
+    ]  # fmt: skip
+    for text, repair, function in kinds:
         edits = {
             key: (lambda now, t=turn, f=function: f(t).reshape(now.compute().shape)) for key, turn in found.items()
         }
         yield Cause("rotary", text, repair, Change(ops=edits))
         for key in found if len(found) > 1 else ():
             yield Cause("rotary", f"{text} (at {ops[key].line})", repair, Change(ops={key: edits[key]}))
+
+
+def _rotation(op: Op, ops: Mapping[Any, Op]) -> Rotation | None:
+    """Find what an operation has rotated, if it ends a rotation."""
+    return _summed(op, ops) or _joined(op, ops) or _complex(op, ops)
 
 
 def _turned(taken: bool, put: bool, sign: float = 1.0) -> Callable[[Rotation], torch.Tensor]:
@@ -91,20 +97,16 @@ def _joined(op: Op, ops: Mapping[Any, Op]) -> Rotation | None:
     return Rotation(x, left["other"], right["other"], neighbours)
 
 
-def complex_rotary(op: Op, place: Place) -> Causes:
-    """Give the other pairing of features where PyTorch rotates complex numbers."""
-    backs = [other for other in place.ops.values() if other.kind == "view_as_real" and other.calls == op.calls]
-
-    def halves(now: Op) -> Any:
-        flat = now.input.flatten(-2)
-        return torch.view_as_complex(torch.stack(flat.chunk(2, -1), -1).contiguous())
-
-    def back(now: Op) -> Any:
-        pairs = torch.view_as_real(now.input)
-        return torch.cat((pairs[..., 0], pairs[..., 1]), -1).reshape(pairs.shape)
-
-    alike = [other for other in place.ops.values() if other.kind == op.kind and other.calls == op.calls]
-    change = Change(ops={**{o.key: halves for o in alike}, **{o.key: back for o in backs}})
-    yield Cause("rotary", "Flax pairs features i and i + d / 2, PyTorch 2i and 2i + 1",
-                "pair features 2i and 2i + 1: x.reshape(..., -1, 2)", change)  # fmt: skip
-    yield Cause("rotary", "Flax does not rotate, PyTorch does", "rotate queries and keys", skipped(op))
+def _complex(op: Op, ops: Mapping[Any, Op]) -> Rotation | None:
+    """Find x, cos and sin in view_as_real(view_as_complex(x) * (cos + i sin))."""
+    product = next((ops[key] for key in op.sources if key in ops and ops[key].kind == "mul"), None)
+    if op.kind != "view_as_real" or product is None:
+        return None
+    pairs = next(
+        (ops[key].outputs[0] for key in product.sources if key in ops and ops[key].kind == "view_as_complex"), None
+    )
+    if pairs is None:
+        return None
+    one, two = product.args["self"], product.args["other"]
+    angles = two if torch.equal(one, pairs) else one
+    return Rotation(torch.view_as_real(pairs).flatten(-2), angles.real, angles.imag, neighbours=True)

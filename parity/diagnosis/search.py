@@ -167,11 +167,11 @@ class Search:
 
     def special(self, one: Seen, calls: set[str], ops: dict[Any, Op], place: Place) -> Iterator[Cause]:
         """Give the mistakes of each operation, and of the modules around them."""
+        yield from rotary.rotary(ops)
         for op in reversed(ops.values()):
             for cause in BY_KIND[op.kind](op, place) if op.kind in BY_KIND else ():
                 yield cause
                 yield from operations.everywhere(cause, op, ops)
-        yield from rotary.rotary(ops, place)
         yield from operations.heads_of_views(ops) if place.attention else ()
         for call in sorted(calls):
             layer, path = self.tape.layers[call], call.partition("#")[0].replace("/", ".")

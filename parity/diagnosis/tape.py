@@ -4,12 +4,14 @@ An operation is identified by the call in which it is made, and its number there
 Flax get it here too, so that both sides go on from the same numbers after each layer.
 """
 
+import inspect
 import linecache
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jaxtyping
 import numpy as np
 import torch
 
@@ -22,7 +24,8 @@ aten = torch.ops.aten
 Key = tuple[str, int]
 Source = Key | str  # an operation; or a call that was fed, or an input
 Edit = Callable[..., Any]  # an operation with the arguments that it has now -> its output
-OURS = (str(Path(torch.__file__).parent), str(Path(torch_trace.__file__).parent))  # where no code of the user's is
+# Where no code of the user's is; jaxtyping wraps functions.
+OURS = tuple(str(Path(str(module.__file__)).parent) for module in (torch, torch_trace, jaxtyping))
 SLOW = ("convolution", "addmm", "mm", "bmm", "native_batch_norm", "_scaled_dot_product_flash_attention_for_cpu")
 
 
@@ -232,7 +235,7 @@ def _line() -> str:
     """Give the line of the user's code that is running; an empty string if there is none."""
     frame: Any = sys._getframe(1)
     while frame and frame.f_code.co_filename.startswith(OURS):
-        if frame.f_code is torch_trace.run.__code__:
+        if frame.f_code is inspect.unwrap(torch_trace.run).__code__:
             return ""
         frame = frame.f_back
     if frame is None:
