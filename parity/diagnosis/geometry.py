@@ -1,4 +1,4 @@
-"""Mistakes of convolutions, pooling and resizing: paddings, strides, dilations, windows, flipped kernels."""
+"""Mistakes of convolutions, paddings and resizing: strides, dilations, groups, flipped kernels."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from parity.diagnosis.cause import Cause, Causes, Place, altered, as_torch, edited, numbers, skipped
+from parity.diagnosis.cause import Cause, Causes, Place, altered, as_torch, edited, numbers
 from parity.diagnosis.tape import Op
 
 Pads = tuple[tuple[int, int], ...]  # before and after each axis
@@ -57,7 +57,7 @@ def _windows(op: Op, place: Place, layer: str) -> Causes:
         also = f", padding={numbers(*own)}" if code != "padding" and pads != own else ""
         verb = {"stride": "has stride", "dilation": "has dilation", "padding": "pads by"}[code]
         change = edited(op, lambda now: now.compute(
-            input=F.pad(F.pad(now.args["input"], [-p for p in outer]), _flat(pads)),
+            input=F.pad(F.pad(now.args["input"], [-p for p in outer]), flat(pads)),
             padding=[0] * n, stride=list(s), dilation=list(d)))  # fmt: skip
         return Cause(code, f"Flax {verb} {wrong}, PyTorch {right}", f"{layer}{repair}{also})", change)
 
@@ -67,12 +67,12 @@ def _windows(op: Op, place: Place, layer: str) -> Causes:
         *((s, dilation) for s in others(stride)),
         *((stride, d) for d in others(dilation)),
     ]:
-        for pads, words in _paddings(sizes, kernel, s, d, own, thorough=(s, d) == (stride, dilation)):
+        for pads, words in paddings(sizes, kernel, s, d, own, thorough=(s, d) == (stride, dilation)):
             if (s, d, pads) != (stride, dilation, own) and _fits(place, sizes, kernel, s, d, pads):
                 yield cause(s, d, pads, words)
     if any(a["padding"]):
         for mode, name in MODES.items():
-            pad = _flat(own)
+            pad = flat(own)
             change = edited(op, lambda now, mode=mode, pad=pad: now.compute(
                 input=F.pad(now.args["input"], pad, mode), padding=[0] * n))  # fmt: skip
             yield Cause(
@@ -80,11 +80,12 @@ def _windows(op: Op, place: Place, layer: str) -> Causes:
             )
 
 
-def _flat(pads: Pads) -> list[int]:
+def flat(pads: Pads) -> list[int]:
+    """Give paddings as `torch.nn.functional.pad` takes them."""
     return [n for pair in reversed(pads) for n in pair]
 
 
-def _paddings(
+def paddings(
     sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], own: Pads,
     thorough: bool,
 ) -> Iterator[tuple[Pads, str]]:  # fmt: skip
@@ -181,90 +182,6 @@ def padded(op: Op, place: Place) -> Causes:
     for mode in MODES:
         change = edited(op, lambda now, mode=mode: F.pad(now.input, pad, mode))
         yield Cause("padding", f"Flax pads by {mode}, PyTorch by {op.kind}", repair, change)
-
-
-def pooling(op: Op, place: Place) -> Causes:
-    """Give the mistakes of a pooling: its kind, window, stride, padding."""
-    a, n = op.args, len(op.args["kernel_size"])
-    kind = "max" if op.kind.startswith("max") else "avg"
-    kernel = tuple(a["kernel_size"])
-    stride = tuple(a["stride"]) or kernel
-    padding, sizes = tuple(a["padding"]), a["self"].shape[2:]
-    include = a.get("count_include_pad", True)
-    pads = tuple(zip(padding, padding, strict=True))
-    if a["ceil_mode"]:
-        floor, pads = pads, tuple((p, p + (-(size + 2 * p - k) % s)) for size, p, k, s in
-                                  zip(sizes, padding, kernel, stride, strict=True))  # fmt: skip
-    call = f"{place.framework}.{kind}_pool(x, {numbers(*kernel)}, strides={numbers(*stride)}, padding={numbers(*pads)}"
-    repair = call + (", count_include_pad=False)" if kind == "avg" and not include else ")")
-
-    def cause(code: str, text: str, *how: Any) -> Cause:
-        change = edited(op, lambda now: _returned(op, _pool(now.input, *how)))
-        return Cause(code, text, repair, change)
-
-    if a["ceil_mode"]:
-        text = "Flax leaves out the last window that is not whole, PyTorch has ceil_mode=True"
-        yield cause("pooling-ceil", text, kind, kernel, stride, floor, include)
-    other = "avg" if kind == "max" else "max"
-    yield cause("pooling-kind", f"Flax pools by {other}, PyTorch by {kind}", other, kernel, stride, pads, True)
-    if kind == "avg" and any(padding):
-        text = f"Flax {'does not count' if include else 'counts'} the zeros of the padding, PyTorch the other way"
-        yield cause("pooling-padding", text, kind, kernel, stride, pads, not include)
-    for other_pads, words in _paddings(sizes, kernel, stride, (1,) * n, pads, thorough=True):
-        if other_pads != pads and (not a["ceil_mode"] or other_pads != floor):
-            text = f"Flax pads the pooling by {words or numbers(*other_pads)}, PyTorch by {numbers(*pads)}"
-            for counted in {include, True}:
-                yield cause("pooling-padding", text, kind, kernel, stride, other_pads, counted)
-    for k in range(1, max(kernel) + 2):
-        if (s := (k,) * n) != stride:
-            text = f"Flax pools with stride {numbers(*s)}, PyTorch {numbers(*stride)}"
-            for some, _ in _paddings(sizes, kernel, s, (1,) * n, pads, thorough=False):
-                yield cause("pooling-stride", text, kind, kernel, s, some, include)
-        if k > 1 and (w := (k,) * n) != kernel:
-            text = f"Flax pools windows of {numbers(*w)}, PyTorch {numbers(*kernel)}"
-            for s in {stride, w}:
-                for some, _ in _paddings(sizes, w, s, (1,) * n, pads, thorough=False):
-                    yield cause("pooling-kind", text, kind, w, s, some, include)
-    yield Cause("layer-missing", f"Flax does not pool, PyTorch does ({kind})", repair, edited(
-        op, lambda now: _returned(op, now.input.clone())))  # fmt: skip
-
-
-def _returned(op: Op, pooled: torch.Tensor) -> Any:
-    """Give a pooling's outputs: the maximum comes with its indices, which are not needed."""
-    return (pooled, torch.zeros(pooled.shape, dtype=torch.long)) if op.kind.startswith("max") else pooled
-
-
-def _pool(x: torch.Tensor, kind: str, kernel: Any, stride: Any, pads: Pads, include: bool) -> torch.Tensor:
-    """Pool with any padding on each side."""
-    n = len(kernel)
-    if kind == "max":
-        pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[n - 1]
-        return pool(F.pad(x, _flat(pads), value=-torch.inf), kernel, stride)
-    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n - 1]
-    total = pool(F.pad(x, _flat(pads)), kernel, stride)
-    return total if include else total / pool(F.pad(torch.ones_like(x), _flat(pads)), kernel, stride)
-
-
-def reduction(op: Op, place: Place) -> Causes:
-    """Give the mistakes of a mean, a sum or a maximum over axes."""
-    kinds = {"mean": torch.mean, "sum": torch.sum, "amax": torch.amax}
-    axes, keep = op.args.get("dim"), op.args.get("keepdim", False)
-    if not axes:
-        return
-    axes = [axis % op.input.ndim for axis in axes]
-    repair = f"jnp.{op.kind}(x, axis=...) over PyTorch's axes {axes}"
-    for kind, function in kinds.items():
-        for dims in [axes, *([d] for d in range(1, op.input.ndim) if len(axes) == 1 and [d] != axes)]:
-            if (kind, dims) != (op.kind, axes):
-                over = "" if dims == axes else f" over another axis ({dims[0]} of PyTorch's)"
-                yield Cause("pooling-kind", f"Flax takes the {kind}{over}, PyTorch the {op.kind}", repair, edited(
-                    op, lambda now, f=function, d=dims: f(now.input, dim=d, keepdim=keep)))  # fmt: skip
-    if len(axes) == 1 and not keep:
-        for index in (0, -1):
-            yield Cause("pooling-kind", f"Flax takes element {index}, PyTorch the {op.kind}", repair, edited(
-                op, lambda now, i=index: now.input.select(axes[0], i).clone()))  # fmt: skip
-    if len(axes) > 1:
-        yield Cause("layer-missing", f"Flax takes no {op.kind}", repair, skipped(op))
 
 
 def resize(op: Op, place: Place) -> Causes:

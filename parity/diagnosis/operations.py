@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from parity.diagnosis import attention, functions, geometry, glue
+from parity.diagnosis import attention, functions, geometry, glue, pooling
 from parity.diagnosis.cause import Cause, Causes, Place, as_torch, edited
 from parity.diagnosis.functions import FUNCTIONS
 from parity.diagnosis.glue import NEAREST
@@ -19,8 +19,10 @@ BY_KIND: dict[str, Callable[[Op, Place], Causes]] = {
     **dict.fromkeys(("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
                      "replication_pad2d", "replication_pad3d"), geometry.padded),
     **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
-                    geometry.pooling),
-    **dict.fromkeys(("mean", "sum", "amax"), geometry.reduction),
+                    pooling.pooling),
+    **dict.fromkeys(("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
+                    pooling.adaptive),
+    **dict.fromkeys(("mean", "sum", "amax"), pooling.reduction),
     **dict.fromkeys(("upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d",
                      "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"), geometry.resize),
     **dict.fromkeys(functions.ACTIVATIONS, functions.activation),

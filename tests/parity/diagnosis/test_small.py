@@ -45,6 +45,20 @@ def said(torch_module, flax_module, *inputs):
         (lambda x, a: F.mish(a(x)), lambda x, a: a(x), "activation-missing", "jax.nn.mish(x)"),
         (lambda x, a: x + 0.5 * a(x), lambda x, a: x + a(x), "scale", "x * 0.5"),
         (lambda x, a: a(x), lambda x, a: a(x) * 1.0000001, "scale", "leave the factor out"),
+        (
+            lambda x, a: F.adaptive_max_pool1d(torch.cat([a(x), x[:, :2]], 1)[:, None], 6)[:, 0],
+            lambda x, a: nn.max_pool(jnp.concatenate([a(x), x[:, :2]], 1)[..., None], (3,))[..., 0],
+            "pooling-kind",
+            "for each i the maximum of x[:, i * n // out : -(-(i + 1) * n // out)], n the size and out PyTorch's",
+        ),
+        (
+            lambda x, a: (
+                F.adaptive_avg_pool2d(a(x).reshape(-1, 1, 2, 3), (2, 2))[:, 0, :, :1].repeat(1, 1, 3).flatten(1)
+            ),
+            lambda x, a: nn.max_pool(a(x).reshape(-1, 2, 3, 1), (1, 2))[:, :, :1, 0].repeat(3, 2).reshape(len(x), -1),
+            "pooling-kind",
+            "for each i the mean of x[:, i * n // out : -(-(i + 1) * n // out)], n the size and out PyTorch's",
+        ),
     ],
 )
 def test_the_function_between_two_layers(theirs, ours, code, repair):

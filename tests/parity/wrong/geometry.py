@@ -135,6 +135,16 @@ CASES = {
         {"nn.Conv(4, (5, 5))(x))\n        x = nn.max_pool(": "nn.Conv(4, (5, 5))(x))\n        x = nn.avg_pool("},
         (("pooling-kind", "conv2"),),
     ),
+    "captioner: maximum for adaptive average": Wrong(
+        "captioner", {"nn.avg_pool(memory,": "nn.max_pool(memory,"}, (("pooling-kind", "pool"),)
+    ),
+    "captioner: the first of each window for adaptive average": Wrong(
+        "captioner", {"nn.avg_pool(memory, (2,), strides=(2,))": "memory[:, ::2]"}, (("pooling-kind", "pool"),)
+    ),
+    "captioner: windows of 3 for adaptive average": Wrong(
+        "captioner", {"(memory, (2,), strides=(2,))": '(memory, (3,), strides=(2,), padding="SAME")'},
+        (("pooling-kind", "pool"),),
+    ),
     "inputnorm: maximum for average": Wrong("inputnorm", {"nnx.avg_pool(": "nnx.max_pool("}, (("pooling-kind", "fc"),)),
     "unet: average for maximum": Wrong(
         "unet", {"(2 * self.width)(nn.max_pool(x1,": "(2 * self.width)(nn.avg_pool(x1,"}, (("pooling-kind", "down1"),)
