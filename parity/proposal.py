@@ -44,7 +44,9 @@ def proposal(given: Given) -> tuple[Table, Guided]:
         named = by_name(given, [])
         best = search(given, [], named)
         while more := by_name(given, best.places, everything=True):  # what no call has shown may show more
-            best, named = search(given, best.places, more), [*named, *more]
+            told = {ways[0].row.piece.name for ways in named}
+            sure = [p for p in best.places if layer_of(p.flax) not in best.doubted or p.row.piece.name in told]
+            best, named = search(given, sure, more), [*named, *more]
         if not best.perfect:
             best.doubts += [f"{ways[0].row.piece.name} is {ways[0].flax}: by name and shape only" for ways in named]
             best.doubted |= {layer_of(ways[0].flax) for ways in named}

@@ -212,6 +212,33 @@ def test_a_parameter_that_is_a_number():
     assert flax["scale"] == state["scale"]
 
 
+class Sloped(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.prelu, self.fc = torch.nn.Conv2d(2, 3, 3), torch.nn.PReLU(), torch.nn.Linear(3 * 2 * 2, 5)
+
+    def forward(self, x):
+        return self.fc(self.prelu(self.conv(x)).flatten(1))
+
+
+class FlaxSloped(nn.Module):
+    channels_last: bool
+
+    @nn.compact
+    def __call__(self, x):
+        x, slope = nn.Conv(3, (3, 3), padding="VALID")(x), self.param("slope", nn.initializers.constant(0.25), ())
+        x = jnp.where(x > 0, x, slope * x)
+        return nn.Dense(5)((x if self.channels_last else x.transpose(0, 3, 1, 2)).reshape(len(x), -1))
+
+
+@pytest.mark.parametrize(("channels_last", "axes"), [(False, "o i -> i o"), (True, "o (c h w) -> (h w c) o")])
+def test_a_layer_behind_what_only_a_name_tells(channels_last, axes):
+    """What is found of it before that is placed is not kept."""
+    table = parity.propose(Sloped(), FlaxSloped(channels_last), floats(3, 2, 4, 4))
+    assert table.doubts == table.left == ()
+    assert {e.torch: e.axes for e in table.expanded}["fc.weight"] == axes
+
+
 def test_a_module_is_left_as_it_was():
     theirs = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(), torch.nn.Linear(4, 4)).train()
     before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
