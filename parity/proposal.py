@@ -50,7 +50,7 @@ def proposal(given: Given) -> tuple[Table, Guided]:
         if not best.perfect:
             best.doubts += [f"{ways[0].row.piece.name} is {ways[0].flax}: by name and shape only" for ways in named]
             best.doubted |= {layer_of(ways[0].flax) for ways in named}
-        return table_of(given, best), best
+        return shown_table(given, best), best
 
 
 def search(given: Given, placed: list[Placed], named: list[list[Placed]]) -> Guided:
@@ -162,7 +162,7 @@ class Line(NamedTuple):
     adds: bool
 
 
-def table_of(given: Given, run: Guided) -> Table:
+def shown_table(given: Given, run: Guided) -> Table:
     """Make the table that a run has shown."""
     parts = defaultdict[Any, list[Placed]](list)  # a fused array, whose parts are layers of Flax
     for place in run.places:

@@ -40,6 +40,14 @@ function summed(layer, outputs, at) {
   return [`x = ${layer.inputs.map((name) => `${number(valueAt(outputs[name], at))} of ${name}`).join(" + ")}`];
 }
 
+/** What an elementwise layer makes of a number. */
+const FOLLOWING = {
+  relu: (x) => `max(0, ${x})`,
+  gelu: (x) => `${x} · Φ(${x})`,
+  normalise: (x) => `(${x} − mean) · scale + bias`,
+  same: null, // which says nothing
+};
+
 /** Say what the layers that come next make of this number alone. */
 function following(network, outputs, name, at) {
   const isLast = name === network.layers[network.layers.length - 1].name, logits = isLast ? [...outputs[name].data] : [];
@@ -47,11 +55,10 @@ function following(network, outputs, name, at) {
   const lines = isLast && network.factor !== 1 ? [`logit = y · ${number(network.factor)}`] : [];
   if (isLast) lines.push(`exp(logit) / Σ exp(logits) = ${share()} %${network.views.length > 1 ? ", of this view alone" : ""}`);
   for (let next; (next = network.layers.find((layer) => layer.inputs.length === 1 && layer.inputs[0] === name)); name = next.name) {
-    if (!["relu", "gelu", "normalise", "same"].includes(next.kind)) break;
-    if (next.kind === "same") continue;
+    const made = FOLLOWING[next.kind];
+    if (made === undefined) break;
     const y = number(valueAt(outputs[next.name], at)), x = number(valueAt(outputs[name], at));
-    const of = {relu: `max(0, ${x})`, gelu: `${x} · Φ(${x})`, normalise: `(${x} − mean) · scale + bias`}[next.kind];
-    lines.push(`${next.name}: ${of} = ${y}`);
+    if (made) lines.push(`${next.name}: ${made(x)} = ${y}`);
   }
   return lines;
 }
