@@ -20,7 +20,7 @@ from parity.matching import match_draws
 from parity.pair import Pair, Pass
 from parity.port import MODES
 from parity.steps import Training, judge_draws
-from parity.table import Entry
+from parity.table import Entry, Table
 
 DRAWS = 3  # of weights, in float32: in some, rounding flips the sign of a ReLU's input, which changes its gradient
 SMALL = 1e-3  # of the largest gradient: smaller ones are judged as if of that size, since cancellation leaves rounding
@@ -154,6 +154,19 @@ def notes(matched: Matched) -> Iterator[str]:
         yield f"PyTorch's {', '.join(frozen[:3])} came in another mode than the rest; all was evaluated and trained"
     for name in matched.held:
         yield f"{name}: Flax has its sum with another; it was added to that, and not trained"
+    for layer, other in crossed(matched.table):
+        yield f"{layer} is Flax's {other}, and the other way round, by their values: do not carry these weights by name"
+
+
+def crossed(table: Table) -> Iterator[tuple[str, str]]:
+    """List the layers of PyTorch, each with Flax's, of which two in one block have exchanged names."""
+    layers = {}
+    for entry in table.expanded:
+        layers[entry.names("torch")[0][0].rpartition(".")[0]] = entry.names("flax")[0][0].rpartition("/")[0]
+    for theirs, ours in layers.items():
+        (block, dot, name), (place, slash, other) = theirs.rpartition("."), ours.rpartition("/")
+        if name < other and layers.get(f"{block}{dot}{other}") == f"{place}{slash}{name}":
+            yield theirs, ours
 
 
 def _lonely(trace: Trace, matched: set[str]) -> list[str]:

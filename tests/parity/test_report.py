@@ -99,3 +99,32 @@ def test_a_figure_of_what_differs_and_of_one_precision_is_written(wrong, tmp_pat
 def test_a_figure_without_training_is_written(tmp_path):
     tiny(train=False).figure(tmp_path / "f.png")
     assert (tmp_path / "f.png").exists()
+
+
+class Exchanged(nn.Module):
+    """The port of `Gated`, with the names of its layers or others."""
+
+    names: tuple[str, str]
+
+    @nn.compact
+    def __call__(self, x):
+        one, two = (nn.Dense(4, name=name) for name in self.names)
+        return nn.silu(one(x)) * two(x)
+
+
+class Gated(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.nn.functional.silu(self.gate(x)) * self.up(x)
+
+
+@pytest.mark.parametrize(("names", "noted"), [(("gate", "up"), False), (("up", "gate"), True), (("a", "b"), False)])
+def test_exchanged_names_are_noted(names, noted):
+    report = parity.check(Gated(), Exchanged(names), VECTORS, precision=("float64",), train=False)
+    assert report.passed
+    words = "gate is Flax's up, and the other way round, by their values: do not carry these weights by name"
+    assert (words in report.notes) == noted
+    assert len(report.notes) == 1 + noted
