@@ -1,8 +1,10 @@
 """The chain for any pair: activations, outputs, gradients, the user's own weights, training."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from statistics import median
 from typing import Any
 
@@ -19,11 +21,13 @@ from parity.matched import Matched, Trained
 from parity.matching import match_draws
 from parity.pair import Pair, Pass
 from parity.port import MODES
+from parity.rules import likeness
 from parity.steps import Training, judge_draws
 from parity.table import Entry, Table
 
 DRAWS = 3  # of weights, in float32: in some, rounding flips the sign of a ReLU's input, which changes its gradient
 SMALL = 1e-3  # of the largest gradient: smaller ones are judged as if of that size, since cancellation leaves rounding
+CROSSED = 0.5  # by how much more two names are each other's: 0.76 for gate_proj and up_proj; norm1 and LayerNorm_0, 0.2
 SGD = (partial(torch.optim.SGD, lr=0.01, momentum=0.9), optax.sgd(0.01, 0.9))  # 0.1 makes chaos of small batches
 LARGE_BOUND = 1e-9  # with large weights: PyTorch's softplus is a straight line from 20 on, Flax's 2e-9 off it
 EXACT: dict[str, Any] = {"precision": "float64"}
@@ -155,18 +159,21 @@ def notes(matched: Matched) -> Iterator[str]:
     for name in matched.held:
         yield f"{name}: Flax has its sum with another; it was added to that, and not trained"
     for layer, other in crossed(matched.table):
-        yield f"{layer} is Flax's {other}, and the other way round, by their values: do not carry these weights by name"
+        yield f"{layer} is {other} by value, not by name, and the other way round: do not carry these weights by name"
 
 
 def crossed(table: Table) -> Iterator[tuple[str, str]]:
-    """List the layers of PyTorch, each with Flax's, of which two in one block have exchanged names."""
-    layers = {}
+    """List pairs of layers, PyTorch's and Flax's, of which two in one block seem to have exchanged names."""
+    blocks = defaultdict[Any, dict[str, str]](dict)
     for entry in table.expanded:
-        layers[entry.names("torch")[0][0].rpartition(".")[0]] = entry.names("flax")[0][0].rpartition("/")[0]
-    for theirs, ours in layers.items():
-        (block, dot, name), (place, slash, other) = theirs.rpartition("."), ours.rpartition("/")
-        if name < other and layers.get(f"{block}{dot}{other}") == f"{place}{slash}{name}":
-            yield theirs, ours
+        (theirs, *_), (ours, *_) = (entry.names(side)[0] for side in ("torch", "flax"))
+        block, _, name = theirs.rpartition(".")[0].rpartition(".")
+        place, _, other = ours.rpartition("/")[0].rpartition("/")
+        blocks[block, place][name] = other
+    for (block, place), layers in blocks.items():
+        for (a, x), (b, y) in combinations(layers.items(), 2):
+            if likeness(a, y) + likeness(b, x) > likeness(a, x) + likeness(b, y) + CROSSED:
+                yield f"{block}.{a}".lstrip("."), f"{place}/{x}".lstrip("/")
 
 
 def _lonely(trace: Trace, matched: set[str]) -> list[str]:

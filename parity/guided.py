@@ -27,7 +27,8 @@ from parity.rules import SYNONYMS, Row, gates, likeness, ways
 from parity.table import Entry, Table
 from parity.units import Unit, block, interleave, join, units
 
-TRIED, NEAREST = 32, 6  # ways of a layer that are run; layers that are tried although their inputs differ
+TRIED = 32  # ways of a layer that are run
+NEAREST, ALSO = 6, 2  # layers that are tried although their inputs differ: the next ones, and others by their names
 ALIKE, SAME, STEP, BACK = 0.3, 0.7, 0.05, 0.5  # what decides where values do not: names, and the order of execution
 Way = list[Row]
 
@@ -165,7 +166,8 @@ class Guided:
         fitting = {unit: self.ways(unit, layer, TRIED) for unit in fed}
         proven = self.proven(fitting, layer)
         if not proven:  # one that pads, say, what the other is given padded
-            others = [unit for unit in ranked if unit not in fitting][:NEAREST]
+            others = [unit for unit in ranked if unit not in fitting]
+            others = others[:NEAREST] + sorted(others[NEAREST:], key=lambda u: -self.alike(u, layer))[:ALSO]
             proven = self.proven({unit: self.ways(unit, layer, 4) for unit in others}, layer)[:1]
         if proven:
             self.choices[layer.site.name] = len(proven)

@@ -193,3 +193,21 @@ def variance(op: Op, place: Place) -> Causes:
     words = {0: "n", 1: "n - 1"}
     yield Cause("biased-variance", f"Flax divides the {op.kind} by {words[1 - own]}, PyTorch by {words[own]}",
                 f"jnp.{op.kind}(x, ddof={own})", altered(op, correction=1 - own))  # fmt: skip
+
+
+def exchanged(op: Op, place: Place) -> Causes:
+    """Give the exchange of the factors of a product of which one, at least, goes through a function: a gate."""
+    factors = [op.args[name] for name in ("self", "other")]
+    if not all(isinstance(factor, torch.Tensor) and factor.shape == op.outputs[0].shape for factor in factors):
+        return
+    made = [place.ops[key] for key in op.sources if key in place.ops and place.ops[key].kind in ACTIVATIONS]
+    of = [next((one for one in made if torch.equal(one.outputs[0], factor)), None) for factor in factors]
+    a, b = (factor if one is None else one.input for one, factor in zip(of, factors, strict=True))
+    names = [written(one, place.framework)[0] if one else "" for one in of]
+    if names[0] == names[1]:
+        return
+    whole = " * ".join(f"{name}({x})" if name else x for name, x in zip(names, "ab", strict=True))
+    turned = [x if one is None else one.function(**{**one.args, next(iter(one.args)): x})
+              for one, x in zip(of, (b, a), strict=True)]  # fmt: skip
+    yield Cause("weights-shuffled", f"Flax exchanges a and b of {whole}", whole, edited(
+        op, lambda now: turned[0] * turned[1]))  # fmt: skip

@@ -121,10 +121,19 @@ class Gated(torch.nn.Module):
         return torch.nn.functional.silu(self.gate(x)) * self.up(x)
 
 
-@pytest.mark.parametrize(("names", "noted"), [(("gate", "up"), False), (("up", "gate"), True), (("a", "b"), False)])
+@pytest.mark.parametrize(
+    ("names", "noted"),
+    [
+        (("gate", "up"), False),
+        (("up", "gate"), True),
+        (("up_proj", "gate_proj"), True),
+        (("a", "b"), False),
+        (("Dense_1", "Dense_0"), False),
+    ],
+)
 def test_exchanged_names_are_noted(names, noted):
     report = parity.check(Gated(), Exchanged(names), VECTORS, precision=("float64",), train=False)
     assert report.passed
-    words = "gate is Flax's up, and the other way round, by their values: do not carry these weights by name"
+    words = f"gate is {names[0]} by value, not by name, and the other way round: do not carry these weights by name"
     assert (words in report.notes) == noted
     assert len(report.notes) == 1 + noted

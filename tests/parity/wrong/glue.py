@@ -42,6 +42,11 @@ CASES = {
     "mobilenetv2: no residual": Wrong(
         "mobilenetv2", {"return x + y if self.residual else y": "return y"}, (("residual", "features.4.conv"),)
     ),
+    "wavenet: filter and gate exchanged": Wrong(
+        "wavenet", {"nnx.tanh(self.filter(x)) * nnx.sigmoid(self.gate(x))":
+                    "nnx.tanh(self.gate(x)) * nnx.sigmoid(self.filter(x))"},
+        repeated("weights-shuffled", "blocks.{}.residual_conv", 0, 1, 2),
+    ),
     "wavenet: no residual": Wrong(
         "wavenet", {"return x + self.residual(z),": "return self.residual(z),"},
         (*repeated("residual", "blocks.{}.filter_conv", 1, 2), ("residual", "output"))
