@@ -158,8 +158,10 @@ def notes(matched: Matched) -> Iterator[str]:
         yield f"PyTorch's {', '.join(frozen[:3])} came in another mode than the rest; all was evaluated and trained"
     for name in matched.held:
         yield f"{name}: Flax has its sum with another; it was added to that, and not trained"
-    for layer, other in crossed(matched.table):
-        yield f"{layer} is {other} by value, not by name, and the other way round: do not carry these weights by name"
+    if exchanged := [*crossed(matched.table)]:
+        (layer, other), *others = exchanged
+        such = f" (one of {len(exchanged)} such pairs)" if others else ""
+        yield f"{layer} is {other} by value, not by name, and the other way round{such}: do not carry weights by name"
 
 
 def crossed(table: Table) -> Iterator[tuple[str, str]]:

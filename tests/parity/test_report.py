@@ -134,6 +134,6 @@ class Gated(torch.nn.Module):
 def test_exchanged_names_are_noted(names, noted):
     report = parity.check(Gated(), Exchanged(names), VECTORS, precision=("float64",), train=False)
     assert report.passed
-    words = f"gate is {names[0]} by value, not by name, and the other way round: do not carry these weights by name"
+    words = f"gate is {names[0]} by value, not by name, and the other way round: do not carry weights by name"
     assert (words in report.notes) == noted
     assert len(report.notes) == 1 + noted
