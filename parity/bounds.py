@@ -8,6 +8,7 @@ import numpy as np
 
 FLOAT64_BOUND = 1e-12
 EPSILON = float(np.finfo(np.float32).eps)
+LEAST = 4  # units in the last place that a network is allowed
 FACTOR = 2.0  # JAX may be off by this many times PyTorch's own error
 LEFT_OUT = 0.5  # of the images of a case, or the stretches of training: those that float32 decides unlike float64
 
@@ -20,10 +21,11 @@ def float32_floor(weights: dict[str, np.ndarray]) -> float:
 
     PyTorch's own error is a single random sample, and can be 0. A sum of K products, added one by one, is off by
     about sqrt(K) / 2 units in the last place (Higham and Mary 2019). Both frameworks add in blocks and lanes, which is
-    like adding in pairs: sqrt(log2 K) / 2 units. Each layer is allowed as many: 2 for each of four, if K is 8192.
+    like adding in pairs: sqrt(log2 K) / 2 units. Each layer is allowed as many: 2 for each of four, if K is 8192. At
+    least LEAST units, for the functions and products between: XLA's tanh times a dense layer was off by 2.
     """
     fans = [array[0].size for array in weights.values() if array.ndim > 1]
-    return EPSILON * max(1, len(fans)) * max(1, ceil(sqrt(log2(max(fans, default=2))) / 2))
+    return EPSILON * max(LEAST, len(fans) * ceil(sqrt(log2(max(fans, default=2))) / 2))
 
 
 def name_of(precision: str, link: str, tensor: str, case: str) -> str:

@@ -34,10 +34,10 @@ class Given:
     ) -> None:
         if not isinstance(torch_module, nn.Module):
             raise UserError("not a PyTorch module", type(torch_module).__name__, "give an instance of torch.nn.Module")
-        self.inputs = tuple(as_numpy(v) if isinstance(v, torch.Tensor) else v for v in inputs)
+        self.inputs = jax.tree.map(lambda v: as_numpy(v) if isinstance(v, torch.Tensor) else v, tuple(inputs))
         if hasattr(flax_inputs, "shape"):
             flax_inputs = (flax_inputs,)
-        self.flax_inputs = tuple(map(channels_last, self.inputs)) if flax_inputs is None else tuple(flax_inputs)
+        self.flax_inputs = jax.tree.map(channels_last, self.inputs) if flax_inputs is None else tuple(flax_inputs)
         if any(0 in leaf.shape for _, leaf in leaves([*self.inputs])):
             raise UserError("an input has no elements", type(torch_module).__name__, "give a batch of two or more")
         if any(np.isnan(as_numpy(leaf)).any() for _, leaf in leaves([*self.inputs])):
@@ -47,6 +47,9 @@ class Given:
         if half:
             raise UserError(f"the parameters are of half precision ({half[0]})", type(torch_module).__name__,
                             "give module.float(): float64 is what decides")  # fmt: skip
+        if complexes := [name for name, t in torch_module.state_dict().items() if t.is_complex()]:
+            raise UserError(f"the parameters are complex numbers ({complexes[0]})", type(torch_module).__name__,
+                            "only real ones can be compared")  # fmt: skip
         self.name, self.flax_name = type(torch_module).__name__, type(flax_module).__name__
         try:
             self.torch_module = copy.deepcopy(torch_module).cpu()
@@ -119,9 +122,7 @@ class Given:
 
     def cast_torch(self, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Give inputs and keyword arguments as PyTorch takes them."""
-        return tuple(_cast(value, dtype, _tensor) for value in self.inputs), {
-            name: _cast(value, dtype, _tensor) for name, value in self.torch_kwargs.items()
-        }
+        return jax.tree.map(lambda leaf: _cast(leaf, dtype, _tensor), (self.inputs, self.torch_kwargs))
 
     def torch_run(
         self,
@@ -162,7 +163,7 @@ class Given:
         """Apply the Flax module: its output, and its variables after that. UserError if its call fails."""
         try:
             with lenient():
-                return self.port.apply(variables, inputs, key, train)
+                return self.port.apply(jax.tree.map(jnp.asarray, variables), inputs, key, train)
         except UserError:
             raise
         except Exception as problem:

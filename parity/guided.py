@@ -175,10 +175,12 @@ class Guided:
             unit, way = proven[self.picks.get(layer.site.name, 0) % len(proven)]
         else:
             pool = [unit for unit in fed if fitting[unit]] or ranked
-            likely = next(((u, _flattened(some)) for u in pool if (some := self.ways(u, layer, 4))), None)
-            if likely is None:
+            likely = ((u, _flattened(some)) for u in pool if (some := self.ways(u, layer, 4)))
+            if (first := next(likely, None)) is None:
                 return self.run(layer)
-            unit, way = likely
+            largest = max(layer.shapes, key=lambda name: prod(layer.shapes[name]))  # not a bias alone
+            whole = lambda one: any(row.flax == largest for row in one[1])  # noqa: E731
+            unit, way = first if whole(first) else next(filter(whole, likely), first)
             if len(fitting.get(unit, ())) != 1:
                 why = "its output differs in every layout" if unit in fed else "what it is given differs"
                 self.doubts.append(f"{unit.path} is {layer.site.path}: by name, shape and order only ({why})")

@@ -10,6 +10,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn.errors import UserError
@@ -62,23 +64,29 @@ class LinenPort(Port):
 
     def shapes(self) -> Variables:
         """Give the shapes and dtypes of all variables, in the module's own precision."""
-        return {**jax.eval_shape(self._init, jax.random.key(0))}
+        with jax.enable_x64(False):  # else what an initialiser makes without a dtype does not fit these inputs
+            return {**jax.eval_shape(self._init, jax.random.key(0))}
 
     def initial(self, seed: int = 0) -> Variables:
         """Make the initial variables."""
-        return {**self._compiled(jax.random.key(seed))}
+        with jax.enable_x64(False):
+            return {**self._compiled(jax.random.key(seed))}
 
     def initial_of(self, names: Container[str]) -> dict[str, Any]:
         """Make the initial values of some variables, which is faster than making all."""
         some = lambda key: {n: a for n, a in flat_names(self._init(key)).items() if n in names}  # noqa: E731
-        return jax.jit(some)(jax.random.key(0))
+        with jax.enable_x64(False):
+            return jax.jit(some)(jax.random.key(0))
 
     @cached_property
     def _compiled(self) -> Callable[[Any], Any]:
         return jax.jit(self._init)
 
     def _init(self, key: Any) -> Any:
-        return self._in_mode(False).init(self._rngs(key), *self.inputs, **self.call_kwargs(False))
+        inputs = jax.tree.map(
+            lambda leaf: jnp.asarray(np.asarray(leaf)) if hasattr(leaf, "dtype") else leaf, self.inputs
+        )
+        return self._in_mode(False).init(self._rngs(key), *inputs, **self.call_kwargs(False))
 
     def collections(self, variables: Any) -> Variables:
         """Give variables of the user's by collection."""

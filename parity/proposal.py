@@ -109,7 +109,8 @@ def by_name(given: Given, placed: list[Placed], everything: bool = False) -> lis
         theirs, ours = _of_blocks(theirs, given.names, "."), _of_blocks(ours, [*given.shapes], "/")
     families = defaultdict[str, list[str]](list)
     for name in theirs:
-        families[re.sub(r"\d+", "#", name)].append(name)
+        for number in re.finditer(r"\d+", name):
+            families[f"{name[: number.start()]}#{name[number.end() :]}"].append(name)
     stacks = [names for names in families.values() if len(names) > 1]
     pairs = []
     for names, flax in itertools.product([*([name] for name in theirs), *stacks], ours):

@@ -49,14 +49,14 @@ def axis_names(module: nn.Module | None, piece: Piece) -> tuple[str, list[str]]:
     for kind, names in (*CONVOLUTIONS.items(), *TRANSPOSED.items()):
         if isinstance(module, kind) and axes == len(names):
             space, channels = names[2:], "io"
-            if kind in CONVOLUTIONS:
-                return names, [" ".join((*space, *channels))]
+            if kind in CONVOLUTIONS:  # Flax's own, or PyTorch's, of those who convolve with channels first
+                return names, [" ".join((*space, *channels)), " ".join(names)]
             turned = " ".join(f"-{axis}" for axis in space)
             return names, [f"{turned} i o", " ".join((*space, "o", "i")), " ".join((*space, "i", "o")), f"{turned} o i"]
     if isinstance(module, nn.Linear | nn.Bilinear) and axes == 2:
-        return "oi", ["i o"]
+        return "oi", ["i o", "o i"]
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        return "vd", ["v d"]
+        return "vd", ["v d", "d v"]
     names = "abcdefg"[:axes]
     return names, any_order(names) if axes < 5 else [" ".join(names)]
 
@@ -114,13 +114,15 @@ def likeness(theirs: str, ours: str) -> float:
 
 
 GATES = {"LSTM": "ifgo", "GRU": "rzn", "RNN": ""}
+CELL = "cell"  # the layer of a module that is one step of a recurrence
 
 
 def gates(
     module: nn.Module, path: str, layer: str, variables: Mapping[str, Shape], state: Mapping[str, np.ndarray]
 ) -> list[Row] | None:
     """Give the rows of a recurrent layer's cell: gates apart or together; Flax has one bias where PyTorch has two."""
-    order, rows = GATES[type(module).__name__], list[Row]()
+    order, rows = GATES[type(module).__name__.removesuffix("Cell")], list[Row]()
+    suffix = "" if layer == CELL else f"_{layer}"
     for side, other in ("ih", "hi"):
         together = next((name for name in (f"dense_{side}", side) if f"{name}/kernel" in variables), None)
         for part, gate in enumerate([""] if together else order):
@@ -131,8 +133,8 @@ def gates(
             if kernel is None:
                 return None
             for kind, flax, axes, turned in (("weight", kernel, "oi", "i o"), ("bias", bias, "o", "o")):
-                name = f"{path}.{kind}_{side}h_{layer}"
-                inside = name.endswith(f"bias_hh_{layer}") and gate in ("n", "") and order == "rzn"  # of r * (...)
+                name = f"{path}.{kind}_{side}h{suffix}".lstrip(".")
+                inside = name.endswith(f"bias_hh{suffix}") and gate in ("n", "") and order == "rzn"  # of r * (...)
                 if flax and name in state and not (inside and flax.rpartition("/")[0] not in names):
                     piece = Piece(name, state[name])
                     piece = piece if together else cut(piece, part, len(order), 0)

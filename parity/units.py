@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from jaxcnn.files import NamedArrays
 from parity.calls import Call, Trace
 from parity.layouts import Layout
-from parity.rules import Piece, cut
+from parity.rules import CELL, Piece, cut
 
 LINEAR = nn.Linear(1, 1, device="meta")  # stands for the projections inside PyTorch's attention, which are no modules
 
@@ -25,7 +26,7 @@ class Unit:
     pieces: dict[str, Piece]  # its arrays, by their names within the layer
     input: np.ndarray | None
     output: np.ndarray | None
-    layer: str = ""  # of a recurrent module: `l0`, `l0_reverse`
+    layer: str = ""  # of a recurrent module: `l0`, `l0_reverse`; `cell` of one that is a step alone
     origins: tuple["Unit", ...] = ()  # what it is a part of, or made of
     part: int = 0
     parts: int = 1
@@ -114,6 +115,10 @@ def units(module: nn.Module, trace: Trace, state: NamedArrays, tied: Mapping[str
             made += _projections(name, path, layer, call, state)
         elif isinstance(layer, nn.RNNBase):
             made += _layers(name, path, layer, call)
+        elif isinstance(layer, nn.RNNCellBase):
+            made += [Unit(name, path, layer, {}, None, None, CELL)] if all(unit.path != path for unit in made) else []
+        elif isinstance(layer, ParametrizationList):  # it makes a layer's array, and is none
+            continue
         elif not any(_arrays(inner, f"{path}.{child}", state) for child, inner in layer.named_modules() if child):
             pieces = _arrays(layer, path, state)
             if pieces:

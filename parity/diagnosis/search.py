@@ -209,6 +209,8 @@ class Search:
                 given = entry.carry(one.array, "torch")
             except ValueError:
                 continue
+            if given.shape != x.shape:
+                continue
             fits = [np.polyfit(x[:, c].numpy().ravel(), given[:, c].ravel(), 1) for c in range(x.shape[1])]
             slopes, shifts = (torch.tensor([fit[i] for fit in fits]).reshape(-1, *[1] * (x.ndim - 2)) for i in (0, 1))
             numbers = ", ".join(f"x * {a:.5g} {b:+.5g}" for a, b in fits[:4])

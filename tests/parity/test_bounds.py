@@ -113,8 +113,9 @@ def test_the_float32_floor_grows_with_depth_and_the_longest_sum():
 
     tutorial = network((32, 3, 3, 3), (32, 32, 3, 3), (512, 8192), (10, 512))
     assert float32_floor({**tutorial, "layer0.bias": np.zeros(32)}) == 8 * EPSILON
-    assert float32_floor(network((10, 512))) == 2 * EPSILON
-    assert float32_floor(network((10, 2))) == EPSILON
+    assert float32_floor(network(*[(10, 512)] * 3)) == 6 * EPSILON
+    assert float32_floor(network(*[(10, 2)] * 5)) == 5 * EPSILON
+    assert float32_floor(network((10, 2))) == float32_floor({}) == 4 * EPSILON
 
 
 def test_a_check_says_as_much_as_it_knows():
