@@ -131,12 +131,10 @@ class Matched:
         """Tell if an array is one of PyTorch's in a layout that the kind of its layer may have in Flax."""
         value, piece = np.asarray(value, np.float64), Piece(name, self.given.state[name])
         module = self.given.torch_module.get_submodule(name.rpartition(".")[0])
-        for i, (row,) in enumerate(ways(module, {"": piece}, {"": value.shape}, self.traces[0].merges)):
+        for (row,) in ways(module, {"": piece}, {"": value.shape}, self.traces[0].merges):
             pattern = row.layout.pattern(value.shape)
-            plain = row.layout.order == tuple(name for axis in row.layout.axes for name, _ in axis)
-            if i and plain:  # left as it was
-                continue
-            if pattern and near(value, Entry("", "", *pattern).carry(piece.array, "flax")):
+            as_it_was = row.layout.order[:1] == ("o",)  # its outputs first, as in no layer of Flax's
+            if pattern and not as_it_was and near(value, Entry("", "", *pattern).carry(piece.array, "flax")):
                 return True
         return False
 
