@@ -72,13 +72,13 @@ def check(
     if not all(check.passed for check in checks):
         say("looking for the cause ...")
         findings = _causes(given.name, matched, feeding, checks, variables, initial, drawn, say)
-    notes, made = (*chain.notes(matched), *inside), tuple[Tried, ...]()
+    notes, made = (*chain.notes(matched), *_notes_of(inside)), tuple[Tried, ...]()
     notes += ("nothing was compared: first let Flax share what PyTorch shares",) if matched.untied else ()
     if controls and (why := _untried(checks)):
         notes = (*notes, f"no mistakes were made on purpose: {why}")
     elif controls:
         say("making mistakes on purpose ...")
-        made = run_controls(matched)
+        made = run_controls(matched, inside)
     names = given.name, given.flax_name
     return Report(tuple(checks), matched.table, *names, matched.pairs, notes, findings, made)
 
@@ -106,18 +106,23 @@ def _compared(
     return checks, feeding
 
 
-def set_aside(checks: list[Check]) -> tuple[list[Check], list[str]]:
+def set_aside(checks: list[Check]) -> tuple[list[Check], dict[str, Check]]:
     """Leave out differences inside, such as a slice that Flax has in a padding, if all that matters agrees in float64.
 
-    That is outputs, also with the user's own and with large weights, gradients, and training. Give notes of them.
+    That is outputs, also with the user's own and with large weights, gradients, and training. Give them by tensor.
     """
-    inside = {c.tensor: c for c in checks if c.precision == "float64" and c.link in INSIDE and not c.passed}
-    if not inside or any(not c.passed for c in checks if c.precision == "float64" and c.link not in INSIDE):
-        return checks, []
-    first, more = next(iter(inside.values())), f" and {len(inside) - 1} more" if len(inside) > 1 else ""
-    why = first.note or f"error {first.error:.2g}"
-    note = f"{first.tensor}{more} inside: not the same in Flax ({why}), but what comes out and all gradients agree"
-    return [c for c in checks if c.link not in INSIDE or c.tensor not in inside], [note]
+    exact = [check for check in checks if check.precision == "float64" and not check.passed]
+    inside = {check.tensor: check for check in exact}
+    if not inside or any(check.link not in INSIDE for check in exact):
+        return checks, {}
+    return [c for c in checks if c.link not in INSIDE or c.tensor not in inside], inside
+
+
+def _notes_of(inside: dict[str, Check]) -> Iterator[str]:
+    """Say what differs inside."""
+    for first in list(inside.values())[:1]:
+        more, why = f" and {len(inside) - 1} more" * (len(inside) > 1), first.note or f"error {first.error:.2g}"
+        yield f"{first.tensor}{more} inside: not the same in Flax ({why}), but what comes out and all gradients agree"
 
 
 @contextmanager

@@ -192,8 +192,9 @@ def test_a_right_port_passes(name):
 @pytest.mark.parametrize("name", ["a slice", "one call"])
 def test_what_is_another_inside_is_noted_in_both_precisions(name):
     theirs, ours, inputs, options = STYLES[name]()
-    report = parity.check(theirs, Ours(ours), *inputs, steps=1, **options)
+    report = parity.check(theirs, Ours(ours), *inputs, steps=1, controls=True, **options)
     assert report.passed, report
+    assert report.controls
     assert any("but what comes out and all gradients agree" in note for note in report.notes)
 
 
