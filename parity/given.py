@@ -163,7 +163,7 @@ class Given:
         """Apply the Flax module: its output, and its variables after that. UserError if its call fails."""
         try:
             with lenient():
-                return self.port.apply(jax.tree.map(jnp.asarray, variables), inputs, key, train)
+                return self.port.apply(variables, inputs, key, train)
         except UserError:
             raise
         except Exception as problem:

@@ -23,7 +23,7 @@ from parity.flax_layer import FlaxLayer, is_cell, variables_of
 from parity.flax_trace import Site
 from parity.given import Given
 from parity.layouts import found, usual
-from parity.rules import SYNONYMS, Row, gates, likeness, ways
+from parity.rules import SYNONYMS, Row, gates, likeness, of_blocks, ways
 from parity.table import Entry, Table
 from parity.units import Unit, block, interleave, join, units
 
@@ -76,10 +76,12 @@ class Guided:
         self.units, self.merges = units(given.modules["float64"], trace, self.state, given.tied), trace.merges
         self.busy, self.counts, self.last = False, Counter[str](), -1
         self.given = given
+        # A layer's arrays stay those that are filled on the way, since a tied head may look at them; `.at` needs JAX's.
+        own = {*of_blocks([*self.shapes], [*self.shapes], "/"), *(n for n in self.shapes if n.count("/") == 1)}
+        raw = {name: jnp.asarray(value) if name in own else value for name, value in self.values.items()}
+        variables = unflatten_dict(raw, sep="/")
         try:
-            (output, _), _ = given.flax_run(
-                unflatten_dict(self.values, sep="/"), "float64", around=self.around, eager=True
-            )
+            (output, _), _ = given.flax_run(variables, "float64", around=self.around, eager=True)
         except UserError:
             if given.same_shapes:
                 raise

@@ -12,7 +12,7 @@ from torch import nn
 from parity.given import Given
 from parity.guided import Guided, Placed, layer_of
 from parity.layouts import Layout
-from parity.rules import Piece, likeness, ways
+from parity.rules import Piece, likeness, of_blocks, ways
 from parity.table import Entry, Table
 from parity.units import brace
 
@@ -106,7 +106,7 @@ def by_name(given: Given, placed: list[Placed], everything: bool = False) -> lis
     ]
     ours = [n for n in given.shapes if n not in {place.flax for place in placed}]
     if not everything:
-        theirs, ours = _of_blocks(theirs, given.names, "."), _of_blocks(ours, [*given.shapes], "/")
+        theirs, ours = of_blocks(theirs, given.names, "."), of_blocks(ours, [*given.shapes], "/")
     families = defaultdict[str, list[str]](list)
     for name in theirs:
         for number in re.finditer(r"\d+", name):
@@ -138,14 +138,6 @@ def _placings(given: Given, name: str, flax: str, index: int | None) -> list[Pla
     rows = [(row, row.layout.pattern(shape) or ("", {})) for [row] in some]
     whole = [row for row, (pattern, _) in rows if "(" not in pattern]
     return [Placed(row, flax, index) for row in whole or [row for row, _ in rows]]
-
-
-def _of_blocks(names: list[str], all_names: list[str], dot: str) -> list[str]:
-    """List the arrays whose module has modules with arrays inside."""
-    owners = {name: name.rpartition(dot)[0] for name in all_names}
-    inside = set(owners.values())
-    block = lambda owner: any(other != owner and other.startswith(owner + dot if owner else "") for other in inside)  # noqa: E731
-    return [name for name in names if block(owners[name])]
 
 
 def _carried(given: Given) -> set[str]:

@@ -151,3 +151,11 @@ def cut(piece: Piece, part: int, parts: int, heads: int) -> Piece:
     else:
         split = np.split(array, parts)[part]
     return Piece(piece.name, split, part, parts, heads)
+
+
+def of_blocks(names: list[str], all_names: list[str], dot: str) -> list[str]:
+    """List the arrays whose module has modules with arrays inside."""
+    owners = {name: name.rpartition(dot)[0] for name in all_names}
+    inside = set(owners.values())
+    block = lambda owner: any(other != owner and other.startswith(owner + dot if owner else "") for other in inside)  # noqa: E731
+    return [name for name in names if block(owners[name])]
