@@ -120,10 +120,12 @@ def by_name(given: Given, placed: list[Placed], everything: bool = False) -> lis
         placings = [_placings(given, name, flax, i if stacked else None) for i, name in enumerate(names)]
         likely = all(name in carried or likeness(name, flax.partition("/")[2]) > ALIKE for name in names)
         if all(placings) and likely:
-            pairs.append((likeness(names[0], flax.partition("/")[2]), len(names), names, placings))
+            as_it_was = placings[0][0].row.layout.order[:1] == ("o",)  # unlike a kernel of Flax's
+            order = -len(names), as_it_was, -likeness(names[0], flax.partition("/")[2])
+            pairs.append((order, names, placings))
     found: list[list[Placed]] = []
     done = set[str]()
-    for _, _, names, placings in sorted(pairs, key=lambda pair: (-pair[1], -pair[0])):
+    for _, names, placings in sorted(pairs, key=lambda pair: pair[0]):
         if not done & {*names, placings[0][0].flax}:
             done |= {*names, placings[0][0].flax}
             found += placings

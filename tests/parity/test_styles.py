@@ -135,6 +135,21 @@ def pair_of_experts():
     return theirs, ours, (VECTORS,), {}
 
 
+class Expert(nn.Module):
+    """Its layers are named from the last to the first: `Dense_0` is the outer one."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(jnp.tanh(nn.Dense(6)(x)))
+
+
+def pair_of_mapped_experts():
+    axes = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}, "in_axes": None, "axis_size": 3}
+    ours = lambda m, x: nn.vmap(Expert, **axes)(name="experts")(x).sum(0)  # noqa: E731
+    theirs, _, inputs, options = pair_of_experts()
+    return theirs, ours, inputs, options
+
+
 class Scaled(nn.Module):
     """A block of a loop, with a raw parameter."""
 
@@ -184,6 +199,7 @@ STYLES = {
     "LSTM cells": lambda: pair_of_cells(T.LSTMCell, nn.OptimizedLSTMCell),
     "GRU cells": lambda: pair_of_cells(T.GRUCell, nn.GRUCell),
     "experts": pair_of_experts,
+    "mapped experts": pair_of_mapped_experts,
     "a loop": pair_of_a_loop,
     "slopes": pair_of_slopes,
     "normalised weights": pair_of_normalised_weights,
