@@ -133,8 +133,7 @@ class Matched:
         module = self.given.torch_module.get_submodule(name.rpartition(".")[0])
         for (row,) in ways(module, {"": piece}, {"": value.shape}, self.traces[0].merges):
             pattern = row.layout.pattern(value.shape)
-            as_it_was = row.layout.order[:1] == ("o",)  # its outputs first, as in no layer of Flax's
-            if pattern and not as_it_was and near(value, Entry("", "", *pattern).carry(piece.array, "flax")):
+            if pattern and not row.as_pytorch and near(value, Entry("", "", *pattern).carry(piece.array, "flax")):
                 return True
         return False
 

@@ -120,8 +120,7 @@ def by_name(given: Given, placed: list[Placed], everything: bool = False) -> lis
         placings = [_placings(given, name, flax, i if stacked else None) for i, name in enumerate(names)]
         likely = all(name in carried or likeness(name, flax.partition("/")[2]) > ALIKE for name in names)
         if all(placings) and likely:
-            as_it_was = placings[0][0].row.layout.order[:1] == ("o",)  # unlike a kernel of Flax's
-            order = -len(names), as_it_was, -likeness(names[0], flax.partition("/")[2])
+            order = -len(names), placings[0][0].row.as_pytorch, -likeness(names[0], flax.partition("/")[2])
             pairs.append((order, names, placings))
     found: list[list[Placed]] = []
     done = set[str]()

@@ -42,6 +42,11 @@ class Row(NamedTuple):
     layout: Layout
     adds: bool = False
 
+    @property
+    def as_pytorch(self) -> bool:
+        """Tell if its outputs come first, as in PyTorch and in no layer of Flax's."""
+        return len(self.layout.order) > 1 and self.layout.order[0] == "o"
+
 
 def axis_names(module: nn.Module | None, piece: Piece) -> tuple[str, list[str]]:
     """Name the axes of a layer's array, and the orders in which Flax may have them: by the layer's kind, else any."""
@@ -113,7 +118,7 @@ def likeness(theirs: str, ours: str) -> float:
     return 0.6 * min(1.0, last) + 0.4 * whole
 
 
-GATES = {"LSTM": "ifgo", "GRU": "rzn", "RNN": ""}
+GATES = {(nn.LSTM, nn.LSTMCell): "ifgo", (nn.GRU, nn.GRUCell): "rzn", (nn.RNN, nn.RNNCell): ""}
 CELL = "cell"  # the layer of a module that is one step of a recurrence
 
 
@@ -121,7 +126,7 @@ def gates(
     module: nn.Module, path: str, layer: str, variables: Mapping[str, Shape], state: Mapping[str, np.ndarray]
 ) -> list[Row] | None:
     """Give the rows of a recurrent layer's cell: gates apart or together; Flax has one bias where PyTorch has two."""
-    order, rows = GATES[type(module).__name__.removesuffix("Cell")], list[Row]()
+    order, rows = next(gates for kinds, gates in GATES.items() if isinstance(module, kinds)), list[Row]()
     suffix = "" if layer == CELL else f"_{layer}"
     for side, other in ("ih", "hi"):
         together = next((name for name in (f"dense_{side}", side) if f"{name}/kernel" in variables), None)

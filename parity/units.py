@@ -115,7 +115,7 @@ def units(module: nn.Module, trace: Trace, state: NamedArrays, tied: Mapping[str
             made += _projections(name, path, layer, call, state)
         elif isinstance(layer, nn.RNNBase):
             made += _layers(name, path, layer, call)
-        elif isinstance(layer, nn.RNNCellBase):
+        elif isinstance(layer, nn.LSTMCell | nn.GRUCell | nn.RNNCell):
             made += [Unit(name, path, layer, {}, None, None, CELL)] if all(unit.path != path for unit in made) else []
         elif isinstance(layer, ParametrizationList):  # it makes a layer's array, and is none
             continue

@@ -13,7 +13,6 @@ from parity.diagnosis.glue import words
 from parity.diagnosis.tape import Change, Op
 
 MASKED = -1e4  # what is added below this is a mask
-GATES = {"LSTM": "ifgo", "GRU": "rzn"}
 
 
 def fused(op: Op, place: Place) -> Causes:
@@ -181,7 +180,7 @@ def module(name: str, layer: Any, path: str, state: Mapping[str, torch.Tensor], 
     if isinstance(layer, nn.LSTM | nn.GRU):
         arrays = [n for n in state if n.startswith(f"{path}.") and ("weight_" in n or "bias_" in n)]
         yield from _biases(arrays, layer, path, state)
-        yield from _blocks(arrays, state, GATES[type(layer).__name__])
+        yield from _blocks(arrays, state, "ifgo" if isinstance(layer, nn.LSTM) else "rzn")
     if type(layer).__name__.startswith("InstanceNorm"):
         for eps in (layer.eps, 1e-6):
             text = "Flax normalises over channels, PyTorch over each channel of each image"
